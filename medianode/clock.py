@@ -1,0 +1,32 @@
+"""Two clocks, never mixed: `now` (monotonic, the loop's) and `wallclock` (UTC). The only home of the time module."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+
+def now() -> float:
+    """Seconds of the monotonic clock; the same clock as the event loop's `time()`."""
+    return time.monotonic()
+
+
+def wallclock() -> float:
+    """Seconds since the Unix epoch, UTC."""
+    return time.time()
+
+
+def utc(seconds: float) -> datetime:
+    """An aware UTC datetime of a `wallclock()` value."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def iso(seconds: float, digits: int = 3) -> str:
+    """RFC 3339 in UTC with `digits` (0, 3 or 6) fractional digits: 2026-03-29T14:30:00.000Z."""
+    spec = {0: "seconds", 3: "milliseconds", 6: "microseconds"}[digits]
+    return utc(seconds).isoformat(timespec=spec).replace("+00:00", "Z")
+
+
+def cpu_seconds() -> float:
+    """CPU seconds, user and system, of this process."""
+    return time.process_time()

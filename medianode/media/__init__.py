@@ -1,0 +1,1 @@
+"""Media as data: tracks, packets, timelines, GOPs and queue policies. Pure: no IO, no clock."""

@@ -1,0 +1,113 @@
+"""What every HTTP door needs to know of a request: who asks, under which public address, with which token; and the words of refusal."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from medianode.errors import (
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    LimitExceeded,
+    MedianodeError,
+    NotEnabled,
+    NotFound,
+    PeerTimeout,
+    StorageError,
+    TooManyRequests,
+    Unauthorized,
+    UnsupportedMedia,
+)
+
+OPEN_CORS: Mapping[str, str] = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "GET, HEAD, OPTIONS",
+    "Access-Control-Allow-Headers": "Authorization, Range, Content-Type, If-None-Match",
+    "Access-Control-Expose-Headers": "Content-Length, Content-Range, Date, ETag, Server-Timing",
+    "Access-Control-Max-Age": "86400",
+}
+"""For media anybody may embed: HLS, MJPEG, snapshots, the player script."""
+
+_STATUS: tuple[tuple[type[MedianodeError], int], ...] = (
+    (LimitExceeded, 413),
+    (InvalidRequest, 400),
+    (Unauthorized, 401),
+    (Forbidden, 403),
+    (NotFound, 404),
+    (Conflict, 409),
+    (TooManyRequests, 429),
+    (NotEnabled, 501),
+    (UnsupportedMedia, 415),
+    (PeerTimeout, 408),
+    (StorageError, 503),
+)
+_STATUS_BY_CODE = {"room-full": 503, "node-full": 503, "too-many-connections": 503}
+
+
+def status(error: MedianodeError) -> int:
+    """The HTTP status of an error; 500 only for what is our fault."""
+    if error.code in _STATUS_BY_CODE:
+        return _STATUS_BY_CODE[error.code]
+    return next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
+
+
+class Origin:
+    """Reads requests under the operator's `public_url` and `http.trusted_proxies` (addresses or CIDR networks)."""
+
+    def __init__(self, public_url: str, trusted_proxies: Sequence[str]) -> None:
+        self._public = public_url.rstrip("/")
+        self._trusted = tuple(ipaddress.ip_network(p, strict=False) for p in trusted_proxies)
+
+    def source(self, request: web.Request) -> str:
+        """The client's address: the nearest one in X-Forwarded-For that is not a trusted proxy, where the peer is one; else the peer."""
+        peer = (request.remote or "").removeprefix("::ffff:")
+        if not self._is_trusted(peer):
+            return peer
+        for hop in reversed(request.headers.get("X-Forwarded-For", "").split(",")):
+            hop = hop.strip()
+            if hop and not self._is_trusted(hop):
+                return hop
+        return peer
+
+    def base(self, request: web.Request) -> str:
+        """`https://host[:port]` without a trailing slash: public_url, else X-Forwarded-* of a trusted proxy, else Host."""
+        if self._public:
+            return self._public
+        scheme, host = request.scheme, request.host
+        if self._is_trusted((request.remote or "").removeprefix("::ffff:")):
+            forwarded = request.headers.get("X-Forwarded-Proto", scheme).split(",")[-1].strip().lower()
+            scheme = forwarded if forwarded in ("http", "https") else scheme
+            host = request.headers.get("X-Forwarded-Host", host).split(",")[-1].strip() or host
+        if not host or any(c in host for c in "/\\@?#<>\"' "):
+            raise InvalidRequest(f"Host: expected a host name, got {host[:80]!r}")
+        return f"{scheme}://{host}"
+
+    def hostname(self, request: web.Request) -> str:
+        """The public host without its port; IPv6 in brackets."""
+        name = urlsplit(self.base(request)).hostname or "localhost"
+        return f"[{name}]" if ":" in name else name
+
+    def _is_trusted(self, address: str) -> bool:
+        try:
+            ip = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(ip in net for net in self._trusted)
+
+
+def bearer(request: web.Request) -> str | None:
+    """The token of `Authorization: Bearer …`, or None."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+def media_error(error: MedianodeError, headers: Mapping[str, str] = OPEN_CORS) -> web.Response:
+    """The refusal of the static mounts (/hls, /live): `{"data":null,"error":{"code","message"}}` (contracts 2)."""
+    body: dict[str, Any] = {"data": None, "error": {"code": error.code.replace("-", "_"), "message": error.message}}
+    extra = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else {}
+    return web.json_response(body, status=status(error), headers={**headers, "Cache-Control": "no-store", **extra})

@@ -1,0 +1,1 @@
+"""Rooms, publications and fan-out: sync, in the loop, O(subscribers) per packet."""

@@ -1,0 +1,66 @@
+"""Registry: all rooms of the node, made when somebody publishes or waits, forgotten when nobody does either."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from medianode.auth import PublishGrant
+from medianode.config import Limits
+from medianode.errors import LimitExceeded, MedianodeError, NotFound
+from medianode.events import Bus
+from medianode.routing.publication import Publication
+from medianode.routing.room import Room
+
+
+class Registry:
+    def __init__(self, bus: Bus, limits: Limits) -> None:
+        self.bus = bus
+        self.limits = limits
+        self._rooms: dict[str, Room] = {}
+
+    def __iter__(self) -> Iterator[Room]:
+        return iter(tuple(self._rooms.values()))
+
+    def __len__(self) -> int:
+        return len(self._rooms)
+
+    @property
+    def publications(self) -> list[Publication]:
+        return [p for room in self._rooms.values() for p in room.publications.values()]
+
+    def find(self, room: str) -> Room | None:
+        """The room of this canonical name (names carry their project's slug, so they are unique in the node)."""
+        return self._rooms.get(room)
+
+    def on_air(self, room: str) -> Room:
+        """The room, live or held. Raises NotFound `no-programme` where nobody publishes."""
+        found = self._rooms.get(room)
+        if found is None or not found.on_air:
+            raise NotFound(f"nobody publishes in room {room}", code="no-programme")
+        return found
+
+    def publish(self, grant: PublishGrant, door: str, peer: str, kick: Callable[[MedianodeError], None]) -> tuple[Room, Publication]:
+        """Open a publication. Raises Conflict (somebody else holds it) or LimitExceeded."""
+        if len(self.publications) >= self.limits.publications:
+            raise LimitExceeded(f"the node has {self.limits.publications} publications already", code="node-full")
+        room = self._rooms.get(grant.room)
+        if room is None:
+            if len(self._rooms) >= self.limits.rooms:
+                raise LimitExceeded(f"the node has {self.limits.rooms} rooms already", code="node-full")
+            gop = (self.limits.gop_packets, self.limits.gop_bytes)
+            room = self._rooms[grant.room] = Room(grant.slug, grant.room, grant.project_id, self.bus, gop, self._forget)
+        return room, room.publish(grant, door, peer, kick)
+
+    def kick_ingress(self, ingress_id: str, error: MedianodeError) -> bool:
+        """Disconnect the encoder of this ingress at once, without a hold. True if there was one."""
+        for room in tuple(self._rooms.values()):
+            for publication in tuple(room.publications.values()):
+                if publication.grant.ingress_id == ingress_id:
+                    room.end(publication, error.code, final=True)
+                    publication.kick(error)
+                    return True
+        return False
+
+    def _forget(self, room: Room) -> None:
+        if self._rooms.get(room.name) is room:
+            del self._rooms[room.name]
