@@ -28,40 +28,40 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Base of all sections."""
 
 
-class Log(Section):
+class Log(Section, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
 
 
-class Http(Section):
+class Http(Section, frozen=True):
     listen: str = ":8080"
     trusted_proxies: tuple[str, ...] = ()
 
 
-class Rtmp(Section):
+class Rtmp(Section, frozen=True):
     listen: str = ":1935"
     tls_listen: str = ""
 
 
-class Tls(Section):
+class Tls(Section, frozen=True):
     certificate: str = ""
     key: str = ""
     names: tuple[str, ...] = ()
 
 
-class Store(Section):
+class Store(Section, frozen=True):
     url: str = ""
     secret_file: str = ""
 
 
-class Ingress(Section):
+class Ingress(Section, frozen=True):
     hold: Seconds = 15.0
     silence: Positive = 5.0
     frozen_video: Positive = 10.0
     track_wait: Positive = 2.0
 
 
-class Hls(Section):
+class Hls(Section, frozen=True):
     enabled: bool = True
     container: Literal["fmp4", "ts"] = "fmp4"
     low_latency: bool = True
@@ -72,13 +72,13 @@ class Hls(Section):
     rendition_idle: Positive = 15.0
 
 
-class Mjpeg(Section):
+class Mjpeg(Section, frozen=True):
     quality: Annotated[int, msgspec.Meta(ge=1, le=31)] = 5
     max_fps: Positive = 15.0
     rendition_idle: Positive = 5.0
 
 
-class WsJpeg(Section):
+class WsJpeg(Section, frozen=True):
     enabled: bool = True
     max_fps: Positive = 15.0
     max_frame_bytes: Count = 262_144
@@ -87,7 +87,7 @@ class WsJpeg(Section):
     max_cameras: Count = 64
 
 
-class Limits(Section):
+class Limits(Section, frozen=True):
     """Every bound in the code."""
 
     tcp_connections: Count = 4096
@@ -124,7 +124,7 @@ class Limits(Section):
     shutdown_grace: Positive = 8.0
 
 
-class Config(Section):
+class Config(Section, frozen=True):
     data_dir: str = "./data"
     public_url: str = ""
     log: Log = Log()

@@ -146,7 +146,12 @@ async def readable(sock: socket.socket, timeout: float) -> bytes:
     """Wait for the first byte and return it without taking it. Raises PeerTimeout, or PeerError when the peer closes first."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(sock.fileno(), lambda: ready.done() or ready.set_result(None))
+
+    def arrived() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(sock.fileno(), arrived)
     try:
         async with asyncio.timeout(timeout):
             await ready

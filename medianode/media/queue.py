@@ -97,7 +97,9 @@ class PacketQueue:
 
     def _over(self) -> bool:
         b = self._bounds
-        return len(self._items) > b.packets or self.nbytes > b.nbytes or self._items[-1].received_at - self._items[0].received_at > b.seconds
+        return (
+            len(self._items) > b.packets or self.nbytes > b.nbytes or self._items[-1].received_at - self._items[0].received_at > b.seconds
+        )
 
     def _overflow(self) -> None:
         if self._policy is Policy.LOSSLESS:

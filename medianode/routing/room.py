@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from medianode import clock
-from medianode.auth import PublishGrant
+from medianode.auth import PublishGrant, Takeover
 from medianode.errors import Conflict, LimitExceeded, MedianodeError, PeerGone
 from medianode.events import Bus, PublicationActive, PublicationEnded, PublicationLost, PublicationOpened, RoomEnded, RoomLive
 from medianode.media.gop import GopCache
@@ -36,7 +36,7 @@ class Room:
         self._gop_limits = limits
         self._on_idle = on_idle
         self._sinks: list[Sink] = []
-        self._holds: dict[str, tuple[asyncio.TimerHandle, Publication]] = {}
+        self._holds: dict[str, tuple[asyncio.TimerHandle, PublicationLost]] = {}
 
     @property
     def tracks(self) -> tuple[Track, ...]:
@@ -52,9 +52,9 @@ class Room:
         old = self.publications.get(grant.identity)
         if old is not None:
             silent = clock.now() - old.last_packet_at
-            if grant.takeover == "reject" and silent < TAKEOVER_SILENCE:
+            if grant.takeover is Takeover.REJECT and silent < TAKEOVER_SILENCE:
                 raise Conflict(f"{grant.identity!r} publishes here already, last packet {silent:.1f} s ago", code="already-publishing")
-            self._finish(old, "takeover", failed=False)
+            self._finish(old, "takeover")
             old.kick(PeerGone("another encoder with the same key took over", code="takeover"))
         held = self._holds.pop(grant.identity, None)
         if held is not None:
@@ -63,29 +63,32 @@ class Room:
         publication.on_active = self._activated
         self.publications[grant.identity] = publication
         self._bus.publish(
-            PublicationOpened(
-                project_id=self.project_id,
-                room=self.name,
-                identity=grant.identity,
-                ingress_id=grant.ingress_id,
-                door=door,
-                resumed=held is not None or old is not None,
-            )
+            PublicationOpened(project_id=self.project_id, room=self.name, identity=grant.identity, ingress_id=grant.ingress_id)
         )
         return publication
 
-    def end(self, publication: Publication, cause: str, *, failed: bool = False, final: bool = False) -> None:
+    def end(self, publication: Publication, cause: str, message: str = "", *, failed: bool = False, final: bool = False) -> None:
         """The door's session is over. Players are held for `grant.hold` seconds unless `final` (the ingress was deleted). Idempotent."""
         if publication.ended:
             return
-        self._finish(publication, cause, failed=failed)
-        identity = publication.grant.identity
-        hold = 0.0 if final else publication.grant.hold
-        if publication.active and hold > 0:
-            timer = asyncio.get_running_loop().call_later(hold, self._hold_expired, identity)
-            self._holds[identity] = (timer, publication)
+        self._finish(publication, cause)
+        grant = publication.grant
+        lost = PublicationLost(
+            project_id=self.project_id,
+            room=self.name,
+            identity=grant.identity,
+            ingress_id=grant.ingress_id,
+            cause=cause,
+            message=message,
+            failure=failed,
+        )
+        self._bus.publish(lost)
+        hold = 0.0 if final or not publication.active else grant.hold
+        if hold > 0:
+            timer = asyncio.get_running_loop().call_later(hold, self._hold_expired, grant.identity)
+            self._holds[grant.identity] = (timer, lost)
         else:
-            self._ended(publication, cause, failed)
+            self._ended(lost)
         self._settle()
 
     def release(self, identity: str) -> None:
@@ -123,20 +126,14 @@ class Room:
         )
         self._switch()
 
-    def _finish(self, publication: Publication, cause: str, *, failed: bool) -> None:
+    def _finish(self, publication: Publication, cause: str) -> None:
         publication.ended = True
         identity = publication.grant.identity
         if self.publications.get(identity) is publication:
             del self.publications[identity]
-        if cause != "takeover" and publication.active and publication.grant.hold > 0:
-            self._bus.publish(
-                PublicationLost(
-                    project_id=self.project_id, room=self.name, identity=identity, ingress_id=publication.grant.ingress_id, cause=cause
-                )
-            )
         self._switch(cause)
 
-    def _switch(self, cause: str = "takeover") -> None:
+    def _switch(self, cause: str = "") -> None:
         """Move the players to whatever the rule picks now. They see a Gap, then the new tracks."""
         new = pick_programme(self.publications.values(), self.programme)
         old = self.programme
@@ -146,32 +143,26 @@ class Room:
         if old is not None:
             for sink in self._sinks:
                 old.detach(sink)
-                sink.on_gap(Gap("takeover" if new else "publisher-gap"))
+                sink.on_gap(Gap("takeover" if new or cause == "takeover" else "publisher-gap"))
         if new is None:
             return
         if not self.on_air:
             self.on_air = True
             self.live_since = clock.wallclock()
-            self._bus.publish(RoomLive(project_id=self.project_id, slug=self.slug, room=self.name))
+            self._bus.publish(RoomLive(project_id=self.project_id, room=self.name))
         for sink in tuple(self._sinks):
             if sink not in new.sinks:
                 new.attach(sink)
 
     def _hold_expired(self, identity: str) -> None:
-        _, publication = self._holds.pop(identity)
-        self._ended(publication, "hold-expired", failed=False)
+        _, lost = self._holds.pop(identity)
+        self._ended(lost)
         self._settle()
 
-    def _ended(self, publication: Publication, cause: str, failed: bool) -> None:
+    def _ended(self, lost: PublicationLost) -> None:
         self._bus.publish(
             PublicationEnded(
-                project_id=self.project_id,
-                room=self.name,
-                identity=publication.grant.identity,
-                ingress_id=publication.grant.ingress_id,
-                cause=cause,
-                failed=failed,
-                duration=max(0.0, clock.now() - publication.opened_at),
+                project_id=lost.project_id, room=lost.room, identity=lost.identity, ingress_id=lost.ingress_id, cause=lost.cause
             )
         )
 
@@ -184,6 +175,6 @@ class Room:
             sinks, self._sinks = self._sinks, []
             for sink in sinks:
                 sink.on_end("stream-ended")
-            self._bus.publish(RoomEnded(project_id=self.project_id, slug=self.slug, room=self.name))
+            self._bus.publish(RoomEnded(project_id=self.project_id, room=self.name))
         if not self._sinks:
             self._on_idle(self)

@@ -1,0 +1,113 @@
+"""Bodies and queries into msgspec structs. Every bad field is named, with what was expected and what came; unknown ones are dropped."""
+
+from __future__ import annotations
+
+import functools
+import types
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, inspect
+
+from medianode.errors import InvalidRequest
+
+T = TypeVar("T", bound=msgspec.Struct)
+MISSING = object()
+_SECRET = frozenset({"password", "streamKey", "key", "token"})
+
+Text = Annotated[
+    str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$", extra={"expected": "at most 200 characters, no control characters"})
+]
+RoomName = Annotated[
+    str,
+    Meta(max_length=120, pattern=r"^[A-Za-z0-9._-]*$", extra={"expected": "at most 120 of A-Z a-z 0-9 . _ -"}),
+]
+Identity = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=120,
+        pattern=r"^[^\x00-\x1f\x7f/\\?#]+$",
+        extra={"expected": "1 to 120 characters, no control characters, none of / \\ ? #"},
+    ),
+]
+Bytes = Annotated[int, Meta(ge=0)]
+
+
+def build(raw: object, model: type[T], *, what: str = "body", lax: bool = False) -> T:
+    """An instance of `model`. `lax` reads numbers and booleans from text (queries). null counts as absent where a default exists.
+
+    Raises InvalidRequest with one sentence per bad field.
+    """
+    if not isinstance(raw, Mapping):
+        raise InvalidRequest(f"{what}: expected an object, got {got(raw)}")
+    values: dict[str, Any] = {}
+    wrong: list[str] = []
+    for field, info in _fields(model):
+        value = raw.get(field.encode_name, MISSING)
+        if value is None and not field.required:
+            value = MISSING
+        if value is MISSING:
+            if field.required:
+                wrong.append(f"{field.encode_name}: expected {expected(info)}, got nothing")
+            continue
+        try:
+            values[field.name] = msgspec.convert(value, field.type, strict=not lax)
+        except msgspec.ValidationError:
+            wrong.append(f"{field.encode_name}: expected {expected(info)}, got {got(value, secret=field.encode_name in _SECRET)}")
+    if wrong:
+        raise InvalidRequest("; ".join(wrong), fields=tuple(wrong))
+    return model(**values)
+
+
+@functools.cache
+def _fields(model: type[msgspec.Struct]) -> tuple[tuple[msgspec.structs.FieldInfo, inspect.Type], ...]:
+    return tuple((field, inspect.type_info(present(field.type))) for field in msgspec.structs.fields(model))
+
+
+def present(kind: Any) -> Any:
+    """The type without None and UNSET: absence has its own words."""
+    if typing.get_origin(kind) not in (typing.Union, types.UnionType):
+        return kind
+    return typing.Union[tuple(a for a in typing.get_args(kind) if a not in (type(None), msgspec.UnsetType))]  # noqa: UP007 - built at run time
+
+
+def expected(info: inspect.Type) -> str:
+    """The type in plain words."""
+    if isinstance(info, inspect.Metadata):
+        said = (info.extra or {}).get("expected")
+        return str(said) if said else expected(info.type)
+    match info:
+        case inspect.LiteralType():
+            return "one of " + ", ".join(str(v) for v in info.values)
+        case inspect.StrType():
+            return f"text of at most {info.max_length} characters" if info.max_length else "text"
+        case inspect.IntType() | inspect.FloatType():
+            word = "a whole number" if isinstance(info, inspect.IntType) else "a number"
+            low, high = info.ge, info.le
+            return f"{word} from {low} to {high}" if low is not None and high is not None else f"{word} of at least {low}" if low else word
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.ListType():
+            return f"an array of {expected(info.item_type)}"
+        case inspect.UnionType():
+            return " or ".join(expected(t) for t in info.types)
+    return "an object"
+
+
+def got(value: object, *, secret: bool = False) -> str:
+    """The value in plain words: short ones as they are, long and secret ones by their shape."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return str(value)[:40]
+        case str():
+            return f"{len(value)} characters" if secret or len(value) > 60 else repr(value)
+        case list():
+            return "an array"
+    return "an object"

@@ -1,0 +1,103 @@
+"""The HTTP API as one component: all dialects' routes, who asks, and errors in the words of the prefix."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from functools import cached_property
+from importlib import resources
+from typing import Any
+
+from aiohttp import web
+
+import medianode
+from medianode.api import openapi
+from medianode.api.problems import CORS, Dialect, answer, dialect_of, from_http, internal, json_response
+from medianode.api.router import AnyRoute, Reading, mount
+from medianode.auth import Gatekeeper, Permission, Principal
+from medianode.config import Limits
+from medianode.errors import MedianodeError
+from medianode.origin import Origin
+from medianode.tasks import report_bug
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Api:
+    """`sections` are the dialects' lists of typed routes. Put `routes()` and `middleware` into the application.
+
+    The middleware speaks for `/v1`, `/ingress` and `/api/v1` only, unknown paths there included; all else passes through untouched.
+    """
+
+    def __init__(self, sections: Sequence[Sequence[AnyRoute]], gatekeeper: Gatekeeper, origin: Origin, limits: Limits) -> None:
+        self.typed: list[AnyRoute] = [route for section in sections for route in section]
+        self._gatekeeper = gatekeeper
+        self._origin = origin
+        self._reading = Reading(limits.http_body_bytes, limits.request_timeout)
+
+    def routes(self) -> list[web.RouteDef]:
+        typed = [definition for route in self.typed for definition in mount(route, self._who, self._reading)]
+        return [*typed, web.get("/openapi.json", self._document), web.get("/docs", self._page)]
+
+    @property
+    def middleware(self) -> Any:
+        """An aiohttp middleware: preflights, and every error under our prefixes as its dialect says it."""
+
+        @web.middleware
+        async def dialects(request: web.Request, handler: Handler) -> web.StreamResponse:
+            dialect = dialect_of(request.path)
+            if dialect is None:
+                return await handler(request)
+            if request.method == "OPTIONS":
+                return json_response(None, 204)
+            return await self._guarded(request, handler, dialect)
+
+        return dialects
+
+    async def _guarded(self, request: web.Request, handler: Handler, dialect: Dialect) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except MedianodeError as e:
+            if type(e) is MedianodeError:
+                report_bug("api", e)
+            return answer(dialect, e)
+        except web.HTTPException as e:
+            if e.status < 400:
+                raise
+            allow = {"Allow": e.headers["Allow"]} if "Allow" in e.headers else None
+            return answer(dialect, from_http(request, e), e.status, allow)
+        except Exception as e:  # noqa: BLE001 - our bug: told to us in full, to the stranger not at all
+            report_bug("api", e)
+            return answer(dialect, internal(), 500)
+
+    async def _who(self, request: web.Request, route: AnyRoute) -> Principal | None:
+        """The key's owner, checked for the route's permission on the project that the path or `X-Project-Id` names."""
+        if route.auth is None:
+            return None
+        project = request.match_info.get("app") or request.headers.get("X-Project-Id", "").strip() or None
+        authorization = request.headers.get("Authorization")
+        source = self._origin.source(request)
+        return await self._gatekeeper.control(authorization, Permission(route.auth), project, source=source)
+
+    async def _document(self, request: web.Request) -> web.Response:
+        body = openapi.document(self.typed, medianode.__version__, self._origin.base(request))
+        return json_response(body, headers={"Cache-Control": "no-cache"})
+
+    async def _page(self, request: web.Request) -> web.Response:
+        text, policy = self._docs
+        headers = {"Content-Security-Policy": policy, "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+        return web.Response(text=text, content_type="text/html", headers=headers)
+
+    @cached_property
+    def _docs(self) -> tuple[str, str]:
+        """The page, and a policy that lets its one script run and nothing else."""
+        text = resources.files("medianode").joinpath("web", "static", "openapi.html").read_text("utf-8")
+        scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+        hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
+        policy = f"default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src {hashes}; base-uri 'none'"
+        return text, policy
+
+
+__all__ = ["CORS", "Api"]

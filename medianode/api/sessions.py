@@ -1,0 +1,279 @@
+"""The operators' view: every publication with its numbers, every room with its viewers. Read from live state, nothing stored."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from medianode import clock
+from medianode.api.hints import hints
+from medianode.api.problems import OPERATOR
+from medianode.api.router import AnyRoute, Call, Empty, Route
+from medianode.api.shapes import Data, Page, page_of
+from medianode.api.urls import Ports, Urls
+from medianode.auth import Permission, Principal
+from medianode.errors import NotFound
+from medianode.media.track import Track
+from medianode.origin import Origin
+from medianode.routing.publication import Publication
+from medianode.routing.registry import Registry
+from medianode.routing.room import Room
+from medianode.routing.subscription import Subscription
+
+
+class TrackView(msgspec.Struct, rename="camel", omit_defaults=True):
+    """`frameRate` and `bitrate` (bits per second) are measured, `declaredFrameRate` is what the bitstream says; durations in seconds."""
+
+    id: int
+    kind: Literal["video", "audio"]
+    codec: str
+    packets: int
+    bytes: int
+    bitrate: int
+    width: int = 0
+    height: int = 0
+    frame_rate: float = 0.0
+    declared_frame_rate: float = 0.0
+    key_frames: int = 0
+    key_frame_interval: float = 0.0
+    b_frames: bool = False
+    sample_rate: int = 0
+    channels: int = 0
+    idle_seconds: float = 0.0
+
+
+class QueueView(msgspec.Struct, rename="camel"):
+    """The asynchronous readers of this publication: how many packets wait in their queues, and how many were dropped there."""
+
+    readers: int
+    queued: int
+    deepest: int
+    dropped: int
+
+
+class SessionView(msgspec.Struct, rename="camel"):
+    id: str
+    app: str
+    room: str
+    identity: str
+    name: str
+    ingress_id: str | None
+    door: str
+    peer: str
+    state: Literal["buffering", "active"]
+    programme: bool
+    started_at: str
+    uptime: float
+    tracks: list[TrackView]
+    drift: float
+    drops: dict[str, int]
+    repairs: dict[str, int]
+    viewers: dict[str, int]
+    queue: QueueView
+    last_error: str
+    hints: list[str]
+
+
+class RoomView(msgspec.Struct, rename="camel"):
+    """`held`: on air in a publisher's gap. `programme`: the id of the session that the players show."""
+
+    app: str
+    room: str
+    on_air: bool
+    held: bool
+    live_since: str | None
+    programme: str | None
+    sessions: list[str]
+    viewers: dict[str, int]
+    play_url: str
+    hls_url: str
+    poster_url: str
+
+
+class Filter(msgspec.Struct, rename="camel"):
+    app: Annotated[str, Meta(max_length=64, description="Only this app")] = ""
+    room: Annotated[str, Meta(max_length=120, description="Only this room, by its full name")] = ""
+    limit: Annotated[int, Meta(ge=1, le=500)] = 100
+    offset: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+
+
+class Sessions:
+    def __init__(self, registry: Registry, origin: Origin, ports: Ports) -> None:
+        self._registry = registry
+        self._origin = origin
+        self._ports = ports
+
+    @property
+    def routes(self) -> list[AnyRoute]:
+        common: dict[str, Any] = {"method": "GET", "dialect": OPERATOR, "tag": "Operator", "auth": Permission.LIVE}
+        return [
+            Route(
+                path="/api/v1/sessions",
+                handler=self.list_sessions,
+                query=Filter,
+                response=Page[SessionView],
+                summary="Publications of this moment",
+                example=Page([_EXAMPLE], 1, 100, 0),
+                **common,
+            ),
+            Route(
+                path="/api/v1/sessions/{session:[^/]+(?:/[^/]+)?}",
+                handler=self.get_session,
+                response=Data[SessionView],
+                summary="One publication; the id is room/identity with the slash written %2F",
+                example=Data(_EXAMPLE),
+                **common,
+            ),
+            Route(
+                path="/api/v1/rooms",
+                handler=self.list_rooms,
+                query=Filter,
+                response=Page[RoomView],
+                summary="Rooms on air or with readers",
+                **common,
+            ),
+        ]
+
+    async def list_sessions(self, call: Call[Principal, Empty, Filter]) -> Page[SessionView]:
+        now = clock.now()
+        found = [view_of(room, p, now) for room in self._rooms(call.who, call.query) for p in room.publications.values()]
+        return page_of(found, call.query.limit, call.query.offset)
+
+    async def get_session(self, call: Call[Principal, Empty, Empty]) -> Data[SessionView]:
+        name, _, identity = call.path("session").partition("/")
+        for room in self._rooms(call.who, Filter(room=name)):
+            if identity in room.publications:
+                return Data(view_of(room, room.publications[identity], clock.now()))
+        raise NotFound(f"session {name}/{identity} is not live", code="no-such-session")
+
+    async def list_rooms(self, call: Call[Principal, Empty, Filter]) -> Page[RoomView]:
+        urls = Urls.of(self._origin, call.request, self._ports)
+        return page_of([room_view(r, urls) for r in self._rooms(call.who, call.query)], call.query.limit, call.query.offset)
+
+    def _rooms(self, who: Principal, wanted: Filter) -> list[Room]:
+        """Those that the key may see, by name."""
+        rooms = (r for r in self._registry if who.node or r.project_id == who.project_id)
+        chosen = (r for r in rooms if wanted.app in ("", r.slug) and wanted.room in ("", r.name))
+        return sorted(chosen, key=lambda r: (r.slug, r.name))
+
+
+def session_id(publication: Publication) -> str:
+    """As StreamHub's streamId."""
+    return f"{publication.grant.room}/{publication.grant.identity}"
+
+
+def view_of(room: Room, publication: Publication, now: float) -> SessionView:
+    """The numbers of this moment; `now` is clock.now()."""
+    grant, health = publication.grant, publication.health
+    queues = [s for s in publication.sinks if isinstance(s, Subscription)]
+    age = max(0.0, now - publication.opened_at)
+    return SessionView(
+        id=session_id(publication),
+        app=grant.slug,
+        room=grant.room,
+        identity=grant.identity,
+        name=grant.name,
+        ingress_id=grant.ingress_id,
+        door=publication.door,
+        peer=publication.peer,
+        state="active" if publication.active else "buffering",
+        programme=room.programme is publication,
+        started_at=clock.iso(publication.opened_wallclock),
+        uptime=round(age, 1),
+        tracks=[_track(publication, t, now) for t in publication.tracks],
+        drift=round(health.drift, 3),
+        drops=dict(health.drops),
+        repairs=dict(health.repairs),
+        viewers={door: n for door, n in room.viewers.items() if n},
+        queue=QueueView(
+            readers=len(queues),
+            queued=sum(q.queued for q in queues),
+            deepest=max((q.queued for q in queues), default=0),
+            dropped=sum(q.dropped for q in queues),
+        ),
+        last_error=health.last_error,
+        hints=hints(publication.tracks, publication.meters, health, age, now),
+    )
+
+
+def _track(publication: Publication, track: Track, now: float) -> TrackView:
+    meter = publication.meters[track.id]
+    return TrackView(
+        id=track.id,
+        kind="video" if track.is_video else "audio",
+        codec=track.codec.value,
+        packets=meter.packets,
+        bytes=meter.nbytes,
+        bitrate=round(meter.bitrate),
+        width=track.width,
+        height=track.height,
+        frame_rate=round(meter.frame_rate, 2) if track.is_video else 0.0,
+        declared_frame_rate=round(track.frame_rate, 3),
+        key_frames=meter.keyframes if track.is_video else 0,
+        key_frame_interval=round(meter.keyframe_interval, 2),
+        b_frames=track.is_video and meter.reordered,
+        sample_rate=track.sample_rate,
+        channels=track.channels,
+        idle_seconds=round(max(0.0, now - meter.last_at), 1) if meter.last_at else 0.0,
+    )
+
+
+def room_view(room: Room, urls: Urls) -> RoomView:
+    return RoomView(
+        app=room.slug,
+        room=room.name,
+        on_air=room.on_air,
+        held=room.held,
+        live_since=clock.iso(room.live_since) if room.on_air else None,
+        programme=session_id(room.programme) if room.programme else None,
+        sessions=[session_id(p) for p in room.publications.values()],
+        viewers={door: n for door, n in room.viewers.items() if n},
+        play_url=urls.play(room.slug, room.name),
+        hls_url=urls.hls(room.slug, room.name),
+        poster_url=urls.frame(room.slug, room.name),
+    )
+
+
+_EXAMPLE = SessionView(
+    id="live-demo/obs",
+    app="live",
+    room="live-demo",
+    identity="obs",
+    name="OBS Studio",
+    ingress_id="IN_0123456789abcdef",
+    door="rtmp",
+    peer="192.0.2.7",
+    state="active",
+    programme=True,
+    started_at="2026-03-29T14:30:00.000Z",
+    uptime=81.4,
+    tracks=[
+        TrackView(
+            id=1,
+            kind="video",
+            codec="h264",
+            packets=2440,
+            bytes=25_400_000,
+            bitrate=2_501_000,
+            width=1280,
+            height=720,
+            frame_rate=29.97,
+            declared_frame_rate=30.0,
+            key_frames=10,
+            key_frame_interval=8.3,
+            b_frames=True,
+        )
+    ],
+    drift=0.012,
+    drops={},
+    repairs={},
+    viewers={"hls": 3},
+    queue=QueueView(1, 0, 0, 0),
+    last_error="",
+    hints=[
+        "B-frames: WebRTC viewers will need a re-encode; set bframes=0",
+        "key-frame interval 8.3 s makes HLS start slowly: set 2 s",
+    ],
+)

@@ -1,0 +1,198 @@
+"""Ingresses: made, listed, deleted, and found by the key that an encoder brings."""
+
+from __future__ import annotations
+
+import secrets
+import string
+from collections.abc import Sequence
+from dataclasses import replace
+
+from medianode import clock
+from medianode.auth import Door, Takeover, same_secret
+from medianode.control.cache import Cache
+from medianode.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from medianode.events import Bus, IngressCreated, IngressDeleted
+from medianode.media.names import check_identity, room_name, shown
+from medianode.store import ingresses as table
+from medianode.store import projects
+from medianode.store.database import Database
+from medianode.store.ingresses import Ingress
+from medianode.store.projects import Project
+
+KEY_LENGTH = 256
+NAME_LENGTH = 200
+URL_LENGTH = 2000
+LIST_LIMIT = 500
+PER_ROOM = 64
+
+_ALPHABET = string.ascii_letters + string.digits
+
+
+class Ingresses:
+    """`rooms`: limits.rooms, over the whole node.
+
+    `ttl`: how long a change made by another process may go unseen, seconds; ours is seen at once.
+    """
+
+    def __init__(self, db: Database, bus: Bus, *, rooms: int, per_room: int = PER_ROOM, ttl: float = 3.0, cached: int = 4096) -> None:
+        self._db = db
+        self._bus = bus
+        self._rooms = rooms
+        self._per_room = per_room
+        self._cache: Cache[bytes, Ingress] = Cache(cached, ttl)
+
+    async def create(
+        self,
+        project: Project,
+        kind: Door,
+        room: str = "",
+        identity: str = "",
+        name: str = "",
+        *,
+        unique_identity: bool = False,
+        with_password: bool = False,
+        url: str | None = None,
+        enable_transcoding: bool = True,
+        bypass_transcoding: bool = False,
+        takeover: Takeover = Takeover.REPLACE,
+    ) -> Ingress:
+        """`room` in either form; no `identity` is StreamHub's default (`ingress-<app>`, for a camera `wscam-…`).
+
+        `unique_identity`: BaxCloud's rule, an identity that an ingress of the room has already is a Conflict (`duplicate-identity`).
+        Raises InvalidRequest, Forbidden (`room-quota`, `ingress-quota`), NotFound if the project is gone.
+        """
+        ingress = new_ingress(
+            project,
+            kind,
+            room,
+            identity,
+            name,
+            with_password=with_password,
+            url=url,
+            enable_transcoding=enable_transcoding,
+            bypass_transcoding=bypass_transcoding,
+            takeover=takeover,
+        )
+        async with self._db.write() as tx:
+            # the lock makes check and insert one: two requests at once must not both find the identity free
+            if await projects.lock(tx, project.id) is None:
+                raise NotFound(f"no project {shown(project.slug)}")
+            if unique_identity and await table.find_by_identity(tx, project.id, ingress.room, ingress.participant_identity):
+                raise Conflict(
+                    f"participantIdentity: {shown(ingress.participant_identity)} has an ingress in room {ingress.room}",
+                    code="duplicate-identity",
+                )
+            here = await table.count_in_room(tx, project.id, ingress.room)
+            if here >= self._per_room:
+                raise Forbidden(f"room {ingress.room} has {here} ingresses, which is its bound", code="ingress-quota")
+            if not here and await table.count_rooms(tx) >= self._rooms:
+                raise Forbidden(f"this node has {self._rooms} rooms, which is limits.rooms", code="room-quota")
+            await table.insert_ingress(tx, ingress)
+        self._bus.publish(IngressCreated(ingress.id, project.id, ingress.kind, ingress.room, ingress.participant_identity))
+        return ingress
+
+    async def get(self, project_id: str, ingress_id: str) -> Ingress:
+        """Raises NotFound, also if it is another project's."""
+        async with self._db.read() as tx:
+            ingress = await table.find(tx, ingress_id)
+        if ingress is None or ingress.project_id != project_id:
+            raise NotFound(f"no ingress {shown(ingress_id)}")
+        return ingress
+
+    async def list(
+        self, project: Project, *, room: str | None = None, kinds: tuple[Door, ...] = (), q: str = "", limit: int = 50, offset: int = 0
+    ) -> tuple[Sequence[Ingress], int]:
+        """Newest first, and how many there are in all. `room` in either form; `q`: a part of id, room or participant, case ignored."""
+        canonical = None if room is None else room_name(project.slug, room)
+        async with self._db.read() as tx:
+            return await table.list_ingresses(
+                tx,
+                project.id,
+                room=canonical,
+                kinds=tuple(kind.value for kind in kinds),
+                q="".join(c for c in q[:NAME_LENGTH] if c.isprintable()),
+                limit=max(1, min(limit, LIST_LIMIT)),
+                offset=max(0, offset),
+            )
+
+    async def delete(self, project_id: str, ingress_id: str) -> Ingress:
+        """Gone, and by IngressDeleted its encoder is put out. Raises NotFound."""
+        ingress = await self.get(project_id, ingress_id)
+        async with self._db.write() as tx:
+            if not await table.delete_ingress(tx, ingress.id):
+                raise NotFound(f"no ingress {shown(ingress_id)}")
+        self._cache.forget(lambda cached: cached.id == ingress_id)
+        self._bus.publish(IngressDeleted(ingress.id, ingress.project_id, ingress.kind, ingress.room, ingress.participant_identity))
+        return ingress
+
+    async def validate_password(self, project_id: str, ingress_id: str, password: str) -> bool:
+        """One without a password takes any. Raises NotFound."""
+        ingress = await self.get(project_id, ingress_id)
+        return ingress.password is None or same_secret(ingress.password, password)
+
+    async def find_by_stream_key(self, stream_key: str) -> Ingress | None:
+        """Found by a keyed digest, so that its time tells nothing of the keys that there are. Cached."""
+        if not stream_key or len(stream_key) > KEY_LENGTH:
+            return None
+        lookup = table.stream_key_lookup(self._db.secrets, stream_key)
+        if (hit := self._cache.get(lookup, clock.now())) is not None:
+            return hit[0]
+        generation = self._cache.generation
+        async with self._db.read() as tx:
+            ingress = await table.find_by_lookup(tx, lookup)
+        if ingress is None or not same_secret(ingress.stream_key, stream_key):
+            return None
+        self._cache.put(lookup, ingress, clock.now(), generation)
+        return ingress
+
+    async def in_room(self, project: Project, room: str, kind: Door) -> Sequence[Ingress]:
+        """At most `per_room`. Raises InvalidRequest."""
+        found, _ = await self.list(project, room=room, kinds=(kind,), limit=self._per_room)
+        return found
+
+
+def new_ingress(
+    project: Project,
+    kind: Door,
+    room: str = "",
+    identity: str = "",
+    name: str = "",
+    *,
+    with_password: bool = False,
+    url: str | None = None,
+    enable_transcoding: bool = True,
+    bypass_transcoding: bool = False,
+    takeover: Takeover = Takeover.REPLACE,
+) -> Ingress:
+    """An ingress with fresh id and keys, not stored yet. Raises InvalidRequest."""
+    canonical = room_name(project.slug, room)
+    if (kind is Door.URL) != bool(url):
+        raise InvalidRequest("url: expected with inputType url, and only there")
+    if url is not None and (len(url) > URL_LENGTH or not url.isprintable()):
+        raise InvalidRequest(f"url: expected up to {URL_LENGTH} printable characters, got {len(url)}")
+    if len(name) > NAME_LENGTH or not name.isprintable():
+        raise InvalidRequest(f"participantName: expected up to {NAME_LENGTH} printable characters, got {shown(name)}")
+    camera = kind is Door.WS_MJPEG
+    stream_key = f"wsk_{secrets.token_urlsafe(24)}" if camera else random_text(32)
+    chosen = identity or (f"wscam-{stream_key[-6:]}" if camera else f"ingress-{project.slug}")
+    ingress = Ingress(
+        id=f"wsi_{secrets.token_hex(6)}" if camera else f"IN_{random_text(12)}",
+        project_id=project.id,
+        kind=kind.value,
+        room=canonical,
+        room_name=room or canonical,
+        participant_identity=check_identity(chosen),
+        participant_name=name,
+        stream_key=stream_key,
+        url=url,
+        enable_transcoding=enable_transcoding,
+        bypass_transcoding=bypass_transcoding,
+        takeover=takeover.value,
+        created_at=clock.wallclock(),
+    )
+    return replace(ingress, password=random_text(20)) if with_password else ingress
+
+
+def random_text(length: int) -> str:
+    """Letters and digits: safe in a URL, a shell and an encoder's settings."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(length))

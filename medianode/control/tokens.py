@@ -1,0 +1,208 @@
+"""LiveKit-shaped room tokens: JWTs signed by HS256 with the project's secret, as LiveKit's and StreamHub's clients mint and read them."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jwt
+
+from medianode.errors import InvalidRequest, Unauthorized
+from medianode.media.names import check_identity, room_name, shown
+from medianode.store.projects import Project
+
+LEEWAY = 60.0
+TTL = 6 * 3600.0
+TTL_MAX = 366 * 86_400.0
+METADATA_LENGTH = 2000
+TOKEN_LENGTH = 8192
+
+_SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*(s|m|h|d|w)?", re.ASCII)
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """What a token says. `room` is canonical; instants are wallclock. `can_publish_sources`, where set, is all that may be published."""
+
+    identity: str
+    room: str
+    expires_at: float
+    name: str = ""
+    metadata: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    can_join: bool = True
+    can_publish: bool = True
+    can_subscribe: bool = True
+    can_publish_data: bool = True
+    can_publish_sources: tuple[str, ...] | None = None
+    can_update_own_metadata: bool = False
+    hidden: bool = False
+    recorder: bool = False
+    audio_only: bool = False
+
+
+def span(ttl: str | float | None) -> float:
+    """Seconds of `6h`, `30m`, `90s`, `2d`, `1w`, or of a number of seconds (text too); None is six hours. Raises InvalidRequest."""
+    if ttl is None:
+        return TTL
+    found = _SPAN.fullmatch(ttl.strip() if isinstance(ttl, str) else f"{ttl:.3f}")
+    seconds = float(found[1]) * _UNITS[found[2] or "s"] if found else 0.0
+    if not 1 <= seconds <= TTL_MAX:
+        raise InvalidRequest(f"ttl: expected 1 s to 366 d, such as 6h, 30m, 90s or a number of seconds, got {shown(str(ttl))}")
+    return seconds
+
+
+def mint(
+    project: Project,
+    *,
+    at: float,
+    room: str = "",
+    identity: str | None = None,
+    name: str = "",
+    ttl: str | float | None = None,
+    metadata: str = "",
+    can_publish: bool | None = None,
+    can_subscribe: bool = True,
+    hidden: bool = False,
+    recorder: bool = False,
+    audio_only: bool = False,
+) -> tuple[str, Token]:
+    """The JWT and what it says. `at`: wallclock.
+
+    No identity makes one (`anon-…`); one that is hidden or records does not publish unless `can_publish` says so. Raises InvalidRequest.
+    """
+    if len(metadata) > METADATA_LENGTH:
+        raise InvalidRequest(f"metadata: expected up to {METADATA_LENGTH} characters, got {len(metadata)}")
+    publishes = not (hidden or recorder) if can_publish is None else can_publish
+    token = Token(
+        identity=check_identity(identity, "identity") if identity else f"anon-{secrets.token_hex(8)}",
+        room=room_name(project.slug, room),
+        expires_at=float(int(at + span(ttl))),
+        name=name,
+        metadata=metadata,
+        can_publish=publishes,
+        can_subscribe=can_subscribe,
+        can_publish_data=publishes,
+        hidden=hidden,
+        recorder=recorder,
+        audio_only=audio_only,
+    )
+    return jwt.encode(_claims(project, token, at), project.jwt_secret, algorithm="HS256"), token
+
+
+def verify(project: Project, text: str, at: float) -> Token:
+    """What a token of this project says.
+
+    Raises Unauthorized: `token-expired` and `token-not-yet` for good ones at a bad time (60 s leeway), `unauthorized` for all else.
+    """
+    if len(text) > TOKEN_LENGTH:
+        raise Unauthorized(f"token: expected up to {TOKEN_LENGTH} characters, got {len(text)}")
+    try:
+        claims = jwt.decode(
+            text,
+            project.jwt_secret,
+            algorithms=["HS256"],
+            issuer=project.jwt_key_id,
+            options={"require": ["exp", "iss"], "verify_exp": False, "verify_nbf": False, "verify_iat": False, "verify_aud": False},
+        )
+    except jwt.PyJWTError as e:
+        raise Unauthorized(f"token: not one of this project: {type(e).__name__}") from None
+    expires_at = _instant(claims, "exp")
+    if at > expires_at + LEEWAY:
+        raise Unauthorized("token: expired", code="token-expired")
+    if "nbf" in claims and at < _instant(claims, "nbf") - LEEWAY:
+        raise Unauthorized("token: not valid yet: is the clock of its issuer right?", code="token-not-yet")
+    return _token(project, claims, expires_at)
+
+
+def issuer(text: str) -> str | None:
+    """Whose token it claims to be, unverified: for finding the project whose secret may verify it."""
+    if len(text) > TOKEN_LENGTH:
+        return None
+    try:
+        found = jwt.decode(text, options={"verify_signature": False}).get("iss")
+    except jwt.PyJWTError:
+        return None
+    return found if isinstance(found, str) else None
+
+
+def looks_like_token(text: str) -> bool:
+    """As opposed to an API key."""
+    return text.count(".") == 2
+
+
+def _claims(project: Project, token: Token, at: float) -> dict[str, Any]:
+    video: dict[str, Any] = {
+        "roomJoin": True,
+        "room": token.room,
+        "canPublish": token.can_publish,
+        "canSubscribe": token.can_subscribe,
+        "canPublishData": token.can_publish_data,
+    }
+    if token.hidden:
+        video["hidden"] = True
+    if token.recorder:
+        video["recorder"] = True
+    claims: dict[str, Any] = {
+        "iss": project.jwt_key_id,
+        "sub": token.identity,
+        "nbf": int(at),
+        "exp": int(token.expires_at),
+        "jti": secrets.token_hex(8),
+        "video": video,
+    }
+    if token.name:
+        claims["name"] = token.name
+    if token.metadata:
+        claims["metadata"] = token.metadata
+    if token.audio_only:
+        claims["audioOnly"] = True
+    return claims
+
+
+def _token(project: Project, claims: Mapping[str, Any], expires_at: float) -> Token:
+    """The signature is good, so its maker holds the secret; the types may yet be anything."""
+    video = claims.get("video")
+    grant: Mapping[str, Any] = video if isinstance(video, dict) else {}
+    try:
+        room = room_name(project.slug, _text(grant, "room")) if grant.get("room") else ""
+    except InvalidRequest as e:
+        raise Unauthorized(f"token: {e.message}") from None
+    sources = grant.get("canPublishSources")
+    named = tuple(str(source) for source in sources) if isinstance(sources, list) and sources else None
+    attributes = claims.get("attributes")
+    return Token(
+        identity=_text(claims, "sub"),
+        room=room,
+        expires_at=expires_at,
+        name=_text(claims, "name"),
+        metadata=_text(claims, "metadata"),
+        attributes={str(k): str(v) for k, v in attributes.items()} if isinstance(attributes, dict) else {},
+        can_join=grant.get("roomJoin") is True,
+        can_publish=grant.get("canPublish", True) is True if named is None else True,
+        can_subscribe=grant.get("canSubscribe", True) is True,
+        can_publish_data=grant.get("canPublishData", True) is True,
+        can_publish_sources=named,
+        can_update_own_metadata=grant.get("canUpdateOwnMetadata") is True,
+        hidden=grant.get("hidden") is True,
+        recorder=grant.get("recorder") is True,
+        audio_only=claims.get("audioOnly") is True,
+    )
+
+
+def _text(claims: Mapping[str, Any], key: str) -> str:
+    value = claims.get(key, "")
+    if not isinstance(value, str):
+        raise Unauthorized(f"token: {key}: expected text, got {type(value).__name__}")
+    return value
+
+
+def _instant(claims: Mapping[str, Any], key: str) -> float:
+    value = claims.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Unauthorized(f"token: {key}: expected a number, got {type(value).__name__}")
+    return float(value)

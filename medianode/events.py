@@ -1,0 +1,163 @@
+"""Domain facts, frozen, and the synchronous bus that carries them sideways: to webhooks, metrics and the database. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all facts: whoever subscribes to it gets every one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectChanged(Event):
+    project_id: str
+    slug: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRevoked(Event):
+    key_id: str
+    project_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class IngressCreated(Event):
+    ingress_id: str
+    project_id: str
+    kind: str
+    room: str
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class IngressDeleted(Event):
+    """Its encoder is to be put out at once."""
+
+    ingress_id: str
+    project_id: str
+    kind: str
+    room: str
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class IngressStateChanged(Event):
+    """`old` and `new` are INACTIVE, BUFFERING, ACTIVE, COMPLETE or ERROR. `code` and `message` tell the reason of a loss or an error, or
+    are empty.
+
+    `duration`: seconds since this session first became ACTIVE; 0 where it has not been.
+    """
+
+    ingress_id: str
+    project_id: str
+    room: str
+    identity: str
+    old: str
+    new: str
+    code: str = ""
+    message: str = ""
+    duration: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PublicationOpened(Event):
+    """An encoder was let in; nothing decodable yet. `ingress_id` is None in a project open to key-less publishing."""
+
+    project_id: str
+    room: str
+    identity: str
+    ingress_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PublicationActive(Event):
+    """The first decodable key frame (or sound, where there is no picture) since it opened."""
+
+    project_id: str
+    room: str
+    identity: str
+    ingress_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PublicationLost(Event):
+    """The encoder is gone and the hold window runs. `failure`: it broke, as opposed to said goodbye."""
+
+    project_id: str
+    room: str
+    identity: str
+    ingress_id: str | None
+    cause: str
+    message: str = ""
+    failure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PublicationEnded(Event):
+    """Nobody came back within the hold window. `cause` as in PublicationLost."""
+
+    project_id: str
+    room: str
+    identity: str
+    ingress_id: str | None
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoomLive(Event):
+    project_id: str
+    room: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoomEnded(Event):
+    project_id: str
+    room: str
+
+
+E = TypeVar("E", bound=Event)
+
+
+class Bus:
+    """Calls subscribers at once, in the order of their subscription, on the caller's thread.
+
+    Subscriptions are wired at start: few and long-lived.
+    """
+
+    def __init__(self) -> None:
+        self._subscribers: list[tuple[type[Event], Callable[[Any], None]]] = []
+
+    def subscribe(self, kind: type[E], callback: Callable[[E], None]) -> Callable[[], None]:
+        """Have `callback` called with every event that is a `kind`.
+
+        Returns the callable that ends the subscription; calling it twice is harmless.
+        """
+        entry = (kind, callback)
+        self._subscribers.append(entry)
+
+        def unsubscribe() -> None:
+            for i, other in enumerate(self._subscribers):
+                if other is entry:
+                    del self._subscribers[i]
+                    return
+
+        return unsubscribe
+
+    def publish(self, event: Event) -> None:
+        """Tell everybody.
+
+        A subscriber that raises does not stop the others; what they raised comes out as one ExceptionGroup at the end.
+        """
+        raised: list[Exception] = []
+        for kind, callback in tuple(self._subscribers):
+            if isinstance(event, kind):
+                try:
+                    callback(event)
+                except Exception as e:  # noqa: BLE001 - kept, and raised below once all have been told
+                    raised.append(e)
+        if raised:
+            raise ExceptionGroup(f"subscribers of {type(event).__name__} failed", raised)

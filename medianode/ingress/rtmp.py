@@ -1,0 +1,386 @@
+"""The RTMP and RTMPS door: one port, told apart by the first byte (0x03 is C0 of RTMP, 0x16 a TLS ClientHello)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import socket
+import ssl
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+from urllib.parse import urlencode
+
+from medianode import clock, telemetry
+from medianode.auth import Door, Gatekeeper, ReadGrant
+from medianode.config import Config
+from medianode.errors import Conflict, Forbidden, MedianodeError, NotFound, PeerError, PeerGone, PeerTimeout, Unauthorized
+from medianode.ingress.assembler import Assembler
+from medianode.media.timeline import Unwrapper
+from medianode.media.track import Kind
+from medianode.protocols import flv
+from medianode.protocols.flv import PacketType
+from medianode.protocols.rtmp import auth as adobe
+from medianode.protocols.rtmp import messages as m
+from medianode.protocols.rtmp.server import ServerConnection
+from medianode.routing.publication import Publication
+from medianode.routing.registry import Registry
+from medianode.routing.room import Room
+from medianode.tasks import Gate, TaskSet, accept, readable, report_bug
+
+log = logging.getLogger("medianode.rtmp")
+SESSIONS = telemetry.counter("medianode_sessions_total", "Sessions by door and how they ended", "door", "code")
+BYTES = telemetry.counter("medianode_bytes_total", "Bytes by door and direction", "door", "direction")
+AUTH_APP = "auth"
+"""`rtmp://host/<project>/auth`: asks for user and password (Adobe's challenge), which encoders only send when asked."""
+CHALLENGE_LIFETIME = 60
+MAX_UNSENT = 1 << 20
+"""Bytes of answers that a peer may leave unread before it is cut off."""
+LINGER = 2.0
+TICK = 0.5
+_TLS_HANDSHAKE = b"\x16"
+
+
+class Player(Protocol):
+    """A running RTMP play."""
+
+    def close(self) -> None: ...
+
+
+class PlayDesk(Protocol):
+    """Where this door sends those who come to view: egress.rtmp_play, handed in by the daemon."""
+
+    def play(self, room: Room, stream_id: int, transport: asyncio.Transport, ended: Callable[[str], None]) -> Player: ...
+
+
+@dataclass(slots=True)
+class _Publishing:
+    room: Room
+    publication: Publication
+    assembler: Assembler
+    unwrapper: Unwrapper
+
+
+class RtmpDoor:
+    """`serve(listeners, tls_listeners)` runs until cancelled."""
+
+    def __init__(
+        self, config: Config, registry: Registry, gatekeeper: Gatekeeper, tls: ssl.SSLContext, desk: PlayDesk, certificate_hint: str = ""
+    ) -> None:
+        self.config = config
+        self.registry = registry
+        self.gatekeeper = gatekeeper
+        self.desk = desk
+        self.tls = tls
+        self.challenge_secret = secrets.token_bytes(32)
+        self.sessions: set[RtmpSession] = set()
+        self.gate = Gate(config.limits.tcp_connections, config.limits.tcp_connections_per_peer)
+        self.tasks = TaskSet("rtmp", config.limits.tcp_connections * 2)
+        telemetry.gauge("medianode_rtmp_connections", "Open RTMP connections", read=lambda: [((), self.gate.total)])
+
+    async def serve(self, listeners: list[socket.socket], tls_listeners: list[socket.socket]) -> None:
+        async with self.tasks, asyncio.TaskGroup() as group:
+            for listener in listeners:
+                group.create_task(accept(listener, lambda sock, peer: self._arrived(sock, peer, tls_only=False)))
+            for listener in tls_listeners:
+                group.create_task(accept(listener, lambda sock, peer: self._arrived(sock, peer, tls_only=True)))
+            group.create_task(self._tick())
+
+    async def drain(self) -> None:
+        """Graceful stop: publishers are told, what they sent is with the readers already."""
+        for session in tuple(self.sessions):
+            session.fail(PeerGone("the server is stopping", code="shutdown"))
+
+    def _arrived(self, sock: socket.socket, peer: str, *, tls_only: bool) -> None:
+        try:
+            self.gate.enter(peer)
+        except PeerError as e:
+            SESSIONS.labels("rtmp", e.code).value += 1
+            sock.close()
+            return
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.tasks.start(self._connection(sock, peer, tls_only))
+
+    async def _connection(self, sock: socket.socket, peer: str, tls_only: bool) -> None:
+        session: RtmpSession | None = None
+        try:
+            timeout = self.config.limits.handshake_timeout
+            secure = tls_only or await readable(sock, timeout) == _TLS_HANDSHAKE
+            loop = asyncio.get_running_loop()
+            _, session = await loop.connect_accepted_socket(
+                lambda: RtmpSession(self, peer, "rtmps" if secure else "rtmp"),
+                sock,
+                ssl=self.tls if secure else None,
+                ssl_handshake_timeout=timeout if secure else None,
+            )
+            await session.closed
+        except (PeerError, OSError, ssl.SSLError, TimeoutError) as e:
+            # never got as far as RTMP: port scanners, wrong protocols, clients that refuse our certificate
+            code = e.code if isinstance(e, PeerError) else "tls-failed"
+            SESSIONS.labels("rtmp", code).value += 1
+            log.debug("%s: %s: %s", peer, code, e)
+        finally:
+            if session is None:
+                sock.close()
+            self.gate.leave(peer)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            now = clock.now()
+            for session in tuple(self.sessions):
+                session.tick(now)
+
+
+class RtmpSession(asyncio.Protocol):
+    """One connection: wire events in, answers out. Decisions that wait (keys) run as a task while reading is paused."""
+
+    def __init__(self, door: RtmpDoor, peer: str, scheme: str) -> None:
+        limits = door.config.limits
+        self._door = door
+        self._peer = peer
+        self._scheme = scheme
+        self._rtmp = ServerConnection(
+            random=secrets.token_bytes,
+            max_message_bytes=limits.rtmp_message_bytes,
+            max_partial_bytes=limits.rtmp_pending_bytes,
+            max_chunk_streams=limits.rtmp_chunk_streams,
+            max_streams=limits.rtmp_message_streams,
+            max_amf_depth=limits.amf_depth,
+            max_amf_items=limits.amf_items,
+        )
+        self._transport: asyncio.Transport | None = None
+        self._connect: m.Connect | None = None
+        self._publishing: dict[int, _Publishing] = {}
+        self._playing: dict[int, Player] = {}
+        self._opened_at = self._heard_at = clock.now()
+        self._error: BaseException | None = None
+        self._deciding = 0
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from asyncio's
+        self._door.sessions.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._heard_at = clock.now()
+        BYTES.labels(self._scheme, "in").value += len(data)
+        try:
+            try:
+                self._rtmp.receive_data(data)
+            finally:
+                for event in self._rtmp.events():
+                    self._handle(event)
+            self._flush()
+        except MedianodeError as e:
+            self.fail(e)
+        except Exception as e:  # noqa: BLE001 - the edge of the session: guard's duty, in a callback
+            report_bug("rtmp", e)
+            self.fail(PeerGone("internal error", code="internal"))
+
+    def eof_received(self) -> bool:
+        self._rtmp.receive_eof()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._door.sessions.discard(self)
+        error = self._error or exc
+        code = error.code if isinstance(error, MedianodeError) else "connection-reset" if exc else "closed"
+        for stream_id in tuple(self._publishing):
+            self._unpublish(stream_id, code, str(error or ""), failed=error is not None and code not in ("takeover", "shutdown"))
+        for player in self._playing.values():
+            player.close()
+        SESSIONS.labels(self._scheme, code).value += 1
+        level = logging.INFO if self._connect else logging.DEBUG
+        if log.isEnabledFor(level):
+            fields = {
+                "peer": self._peer,
+                "door": self._scheme,
+                "code": code,
+                "reason": str(error or ""),
+                "seconds": clock.now() - self._opened_at,
+                "bytes": self._rtmp.bytes_received,
+            }
+            log.log(level, "closed", extra={"fields": fields})
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    # life
+
+    def tick(self, now: float) -> None:
+        """Twice a second: handshakes that take too long, publishers that fell silent, track decisions."""
+        if self._error is not None:
+            return
+        silence = now - self._heard_at
+        if self._publishing:
+            for state in self._publishing.values():
+                state.assembler.tick(now)
+            if silence >= self._door.config.ingress.silence - TICK:
+                self.fail(PeerTimeout(f"the encoder sent nothing for {silence:.1f} s", code="publisher-silent"))
+        elif not self._playing and not self._deciding and now - self._opened_at > self._door.config.limits.handshake_timeout:
+            self.fail(PeerTimeout("neither publish nor play in time", code="handshake-timeout"))
+        elif self._transport is not None and self._transport.get_write_buffer_size() > MAX_UNSENT and not self._playing:
+            self.fail(PeerTimeout("answers are not being read", code="peer-not-reading"))
+
+    def fail(self, error: MedianodeError) -> None:
+        """End the session: what is to be said is said, then the socket closes."""
+        if self._error is not None or self._transport is None:
+            return
+        self._error = error
+        if isinstance(error, (PeerGone, PeerTimeout)):
+            code = "NetStream.Publish.Unauthorized" if error.code == "ingress-deleted" else "NetStream.Publish.BadName"
+            for stream_id in self._publishing:
+                self._rtmp.send_status(stream_id, "error", code, error.message)
+        self._close()
+
+    def _close(self) -> None:
+        if self._transport is None:
+            return
+        self._flush()
+        self._transport.close()
+        # a peer that does not read keeps close() waiting for ever
+        asyncio.get_running_loop().call_later(LINGER, self._transport.abort)
+
+    def _flush(self) -> None:
+        data = self._rtmp.data_to_send()
+        if data and self._transport is not None and not self._transport.is_closing():
+            BYTES.labels(self._scheme, "out").value += len(data)
+            self._transport.write(data)
+
+    # events
+
+    def _handle(self, event: m.ServerEvent) -> None:
+        if type(event) is m.Media:
+            state = self._publishing.get(event.stream_id)
+            if state is not None:
+                self._media(state, event)
+        elif isinstance(event, m.Connect):
+            self._on_connect(event)
+        elif isinstance(event, m.Publish):
+            self._decide(self._on_publish(event))
+        elif isinstance(event, m.Play):
+            self._decide(self._on_play(event))
+        elif isinstance(event, m.Unpublish):
+            self._unpublish(event.stream_id, "closed" if event.why == "eof" else "unpublished", failed=False)
+        elif isinstance(event, m.StopPlay):
+            player = self._playing.pop(event.stream_id, None)
+            if player is not None:
+                player.close()
+
+    def _media(self, state: _Publishing, event: m.Media) -> None:
+        ms = state.unwrapper.unwrap(event.timestamp)
+        now = self._heard_at
+        if event.kind is Kind.VIDEO:
+            for video in flv.parse_video(event.payload):
+                if video.packet_type is PacketType.FRAMES:
+                    offset = video.composition_time + video.nanoseconds / 1e6
+                    state.assembler.frame(video.codec, video.track_id, video.data, ms, offset, now)
+                elif video.packet_type is PacketType.CONFIG:
+                    state.assembler.configure(video.codec, video.track_id, video.data, now)
+        else:
+            for audio in flv.parse_audio(event.payload):
+                if audio.packet_type is PacketType.FRAMES:
+                    state.assembler.frame(audio.codec, audio.track_id, audio.data, ms, 0, now)
+                elif audio.packet_type is PacketType.CONFIG:
+                    state.assembler.configure(audio.codec, audio.track_id, audio.data, now)
+
+    def _on_connect(self, event: m.Connect) -> None:
+        self._connect = event
+        telemetry.session(
+            log, "opened", peer=self._peer, door=self._scheme, app=event.app[:80], agent=str(event.params.get("flashVer", ""))[:40]
+        )
+        query = event.query
+        if not (adobe.is_adobe(query) or event.app.endswith("/" + AUTH_APP)) or "response" in query:
+            self._rtmp.accept_connect()
+            return
+        if adobe.is_adobe(query) and query.get("user"):
+            expires = int(clock.now()) + CHALLENGE_LIFETIME
+            challenge = adobe.make_challenge(query["user"][:256], self._door.challenge_secret, secrets.token_bytes(12), expires)
+            description = challenge.description
+        else:
+            description = adobe.NEED_AUTH
+        self._rtmp.reject_connect("NetConnection.Connect.Rejected", description)
+        self._error = Unauthorized("user and password are asked for", code="challenged")
+        self._close()
+
+    def _decide(self, decision: Coroutine[Any, Any, None]) -> None:
+        assert self._transport is not None
+        self._transport.pause_reading()
+        self._deciding += 1
+        self._door.tasks.start(self._decided(decision))
+
+    async def _decided(self, decision: Coroutine[Any, Any, None]) -> None:
+        assert self._transport is not None
+        try:
+            await decision
+        except MedianodeError as e:
+            self.fail(e)
+        finally:
+            self._deciding -= 1
+            if not self._transport.is_closing():
+                self._flush()
+                self._heard_at = clock.now()
+                with contextlib.suppress(RuntimeError):  # uvloop: not paused, where a second event came in the same read
+                    self._transport.resume_reading()
+
+    def _app(self) -> str:
+        return self._connect.app.partition("/")[0] if self._connect else ""
+
+    def _stream_name(self, name: str, query: dict[str, str]) -> str:
+        """The stream name with its own query and, behind it, what the app's query brought."""
+        merged = {**(self._connect.query if self._connect else {}), **query}
+        return f"{name}?{urlencode(merged)}" if merged else name
+
+    async def _on_publish(self, event: m.Publish) -> None:
+        query = self._connect.query if self._connect else {}
+        proves = None
+        if "response" in query:
+            proves = lambda secret: adobe.verify(query, secret, self._door.challenge_secret, int(clock.now()))  # noqa: E731
+        try:
+            name = self._stream_name(event.name, event.query)
+            grant = await self._door.gatekeeper.publish(Door.RTMP, self._app(), name, source=self._peer, proves=proves)
+            if self._transport is None or self._transport.is_closing():
+                return
+            room, publication = self._door.registry.publish(grant, self._scheme, self._peer, self.fail)
+        except PeerError as e:
+            code = "NetStream.Publish.Unauthorized" if isinstance(e, (Unauthorized, Forbidden, NotFound)) else "NetStream.Publish.BadName"
+            self._rtmp.reject_publish(event.stream_id, code, e.message)
+            raise
+        config = self._door.config
+        assembler = Assembler(publication, config.ingress.track_wait, config.limits.tracks_per_publication)
+        self._publishing[event.stream_id] = _Publishing(room, publication, assembler, Unwrapper())
+        self._rtmp.accept_publish(event.stream_id)
+        telemetry.session(log, "publishing", peer=self._peer, door=self._scheme, room=room.name, identity=grant.identity)
+
+    async def _on_play(self, event: m.Play) -> None:
+        try:
+            name = self._stream_name(event.name, event.query)
+            grant: ReadGrant = await self._door.gatekeeper.play(self._app(), name, source=self._peer)
+            room = self._door.registry.on_air(grant.room)
+        except PeerError as e:
+            failed = "NetStream.Play.StreamNotFound" if isinstance(e, (NotFound, Conflict)) else "NetStream.Play.Failed"
+            self._rtmp.reject_play(event.stream_id, failed, e.message)
+            raise
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._rtmp.accept_play(event.stream_id)
+        self._flush()
+
+        def ended(cause: str) -> None:
+            self._rtmp.end_play(event.stream_id)
+            self.fail(PeerGone("the stream ended", code=cause))
+
+        self._playing[event.stream_id] = self._door.desk.play(room, event.stream_id, self._transport, ended)
+        telemetry.session(log, "playing", peer=self._peer, door=self._scheme, room=room.name)
+
+    def _unpublish(self, stream_id: int, code: str, message: str = "", *, failed: bool) -> None:
+        state = self._publishing.pop(stream_id, None)
+        if state is None:
+            return
+        if not state.publication.ended:
+            state.assembler.finish()
+        state.room.end(state.publication, code, message, failed=failed, final=code == "ingress-deleted")

@@ -1,0 +1,79 @@
+"""ApiKey: who may control. Only a hash of the key is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import RowMapping, func, insert, select, update
+
+from medianode.store import schema
+from medianode.store.database import Transaction, storable
+
+_table = schema.api_keys
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """`project_id` None: good for the whole node. Instants are wallclock."""
+
+    id: str
+    project_id: str | None
+    name: str
+    hash: bytes
+    permissions: frozenset[str]
+    created_at: float
+    last_used_at: float | None = None
+    revoked_at: float | None = None
+
+
+async def insert_key(tx: Transaction, key: ApiKey) -> None:
+    await tx.change(
+        insert(_table).values(
+            id=key.id,
+            project_id=key.project_id,
+            name=key.name,
+            hash=key.hash,
+            permissions=sorted(key.permissions),
+            created_at=key.created_at,
+        )
+    )
+
+
+async def find_by_hash(tx: Transaction, key_hash: bytes) -> ApiKey | None:
+    row = await tx.first(select(_table).where(_table.c.hash == key_hash))
+    return None if row is None else _key(row)
+
+
+async def find(tx: Transaction, key_id: str) -> ApiKey | None:
+    if not storable(key_id):
+        return None
+    row = await tx.first(select(_table).where(_table.c.id == key_id))
+    return None if row is None else _key(row)
+
+
+async def list_keys(tx: Transaction, project_id: str | None, limit: int, offset: int = 0) -> list[ApiKey]:
+    """Of one project, or all of the node; revoked ones too; oldest first."""
+    statement = select(_table).order_by(_table.c.created_at, _table.c.id).limit(limit).offset(offset)
+    if project_id is not None:
+        statement = statement.where(_table.c.project_id == project_id)
+    return [_key(row) for row in await tx.all(statement)]
+
+
+async def revoke(tx: Transaction, key_id: str, at: float) -> bool:
+    """False if there is no such key. A key revoked before keeps its instant."""
+    if not storable(key_id):
+        return False
+    revoked_at = func.coalesce(_table.c.revoked_at, at)
+    return await tx.change(update(_table).where(_table.c.id == key_id).values(revoked_at=revoked_at)) > 0
+
+
+async def used(tx: Transaction, instants: Mapping[str, float]) -> None:
+    """Write down when keys were last used: key id → wallclock."""
+    for key_id, at in instants.items():
+        await tx.change(update(_table).where(_table.c.id == key_id).values(last_used_at=at))
+
+
+def _key(row: RowMapping) -> ApiKey:
+    values = dict(row)
+    return ApiKey(**{**values, "hash": bytes(values["hash"]), "permissions": frozenset(values["permissions"])})

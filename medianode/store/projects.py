@@ -1,0 +1,84 @@
+"""Project: a tenant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sqlalchemy import RowMapping, func, insert, or_, select, update
+
+from medianode.store import schema
+from medianode.store.database import Transaction, storable
+
+Viewing = Literal["public", "token"]
+_table = schema.projects
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """`viewing`: who may view its rooms without being asked, everybody or holders of a token. `open_publish`: publishing needs no key.
+
+    `jwt_key_id` and `jwt_secret` sign its tokens. `created_at` is wallclock.
+    """
+
+    id: str
+    slug: str
+    name: str
+    viewing: Viewing
+    open_publish: bool
+    jwt_key_id: str
+    jwt_secret: str = field(repr=False)
+    created_at: float
+
+
+async def insert_project(tx: Transaction, project: Project) -> None:
+    """Raises Conflict if the slug is taken."""
+    values = {name: getattr(project, name) for name in _PLAIN}
+    await tx.change(insert(_table).values(jwt_secret=tx.secrets.seal(project.jwt_secret, _place(project.id)), **values))
+
+
+async def find(tx: Transaction, slug_or_id: str) -> Project | None:
+    if not storable(slug_or_id):
+        return None
+    row = await tx.first(select(_table).where(or_(_table.c.slug == slug_or_id, _table.c.id == slug_or_id)))
+    return None if row is None else _project(tx, row)
+
+
+async def lock(tx: Transaction, project_id: str) -> Project | None:
+    """The project, and nobody else changes what hangs on it until this transaction ends."""
+    row = await tx.first(select(_table).where(_table.c.id == project_id).with_for_update())
+    return None if row is None else _project(tx, row)
+
+
+async def find_by_jwt_key(tx: Transaction, jwt_key_id: str) -> Project | None:
+    if not storable(jwt_key_id):
+        return None
+    row = await tx.first(select(_table).where(_table.c.jwt_key_id == jwt_key_id))
+    return None if row is None else _project(tx, row)
+
+
+async def list_projects(tx: Transaction, limit: int, offset: int = 0) -> list[Project]:
+    """Oldest first."""
+    rows = await tx.all(select(_table).order_by(_table.c.created_at, _table.c.id).limit(limit).offset(offset))
+    return [_project(tx, row) for row in rows]
+
+
+async def count(tx: Transaction) -> int:
+    return int(await tx.scalar(select(func.count()).select_from(_table)))
+
+
+async def change(tx: Transaction, project_id: str, *, viewing: Viewing | None, open_publish: bool | None) -> None:
+    values = {name: value for name, value in (("viewing", viewing), ("open_publish", open_publish)) if value is not None}
+    if values:
+        await tx.change(update(_table).where(_table.c.id == project_id).values(**values))
+
+
+_PLAIN = ("id", "slug", "name", "viewing", "open_publish", "jwt_key_id", "created_at")
+
+
+def _place(project_id: str) -> str:
+    return f"projects:jwt_secret:{project_id}"
+
+
+def _project(tx: Transaction, row: RowMapping) -> Project:
+    return Project(jwt_secret=tx.secrets.open(row["jwt_secret"], _place(row["id"])), **{name: row[name] for name in _PLAIN})

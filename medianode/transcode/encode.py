@@ -1,0 +1,194 @@
+"""Encoders over PyAV. Each belongs to one thread and gives data as Packets carry it, with the Track that goes along."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import NamedTuple
+
+import av
+from av.audio.codeccontext import AudioCodecContext
+from av.codec.context import Flags as CodecFlags
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import PictureType
+from av.video.reformatter import ColorRange, Colorspace
+
+from medianode.codecs import h264, nal
+from medianode.errors import UnsupportedMedia
+from medianode.media.track import VIDEO_CLOCK_RATE, Codec
+
+AAC_BIT_RATE = 128_000
+OPUS_BIT_RATES = {1: 64_000, 2: 96_000}
+KEYFRAME_SECONDS = 2.0
+"""Media time between key frames."""
+
+_TICK = Fraction(1, VIDEO_CLOCK_RATE)
+
+
+class Encoded(NamedTuple):
+    """`pts` and `dts` in ticks of the encoder's clock rate."""
+
+    data: bytes
+    pts: int
+    dts: int
+    keyframe: bool
+
+
+class H264Encoder:
+    """libx264 without B-frames and without delay: one picture in, one access unit out. yuv420p of even size, limited range.
+
+    Real timestamps are kept (variable frame rate); a key frame every KEYFRAME_SECONDS of media time and whenever `force_keyframe` is set.
+    `config` is the avcC. `bit_rate` bounds the rate (bits per second, over one second); the quality is constant below it.
+    """
+
+    def __init__(
+        self, width: int, height: int, *, frame_rate: float, bit_rate: int = 0, preset: str = "ultrafast", profile: str = ""
+    ) -> None:
+        self.width, self.height = max(2, width & ~1), max(2, height & ~1)
+        self.force_keyframe = False
+        self._next_key: int | None = None
+        bound = bit_rate or max(600_000, round(self.width * self.height * 3.2))
+        context = VideoCodecContext.create("libx264", "w")
+        context.width, context.height, context.pix_fmt = self.width, self.height, "yuv420p"
+        context.time_base = _TICK
+        context.framerate = Fraction(frame_rate).limit_denominator(1001)
+        context.thread_count = 1
+        context.max_b_frames = 0
+        context.gop_size = 1 << 20  # key frames come by media time, not by count
+        context.flags |= CodecFlags.global_header
+        context.color_range = ColorRange.MPEG
+        context.options = {
+            "preset": preset,
+            "tune": "zerolatency",
+            "forced-idr": "1",
+            "crf": "23",
+            "maxrate": str(bound),
+            "bufsize": str(bound),
+            "x264-params": "annexb=0:scenecut=0",
+            **({"profile": profile} if profile else {}),
+        }
+        try:
+            context.open()
+        except (av.FFmpegError, ValueError) as e:
+            raise UnsupportedMedia(f"libx264: expected a size it can encode, got {self.width}x{self.height}: {e}") from None
+        self._context: VideoCodecContext | None = context
+        self.config = _avcc(context.extradata or b"")
+
+    def encode(self, frame: av.VideoFrame, pts: int) -> list[Encoded]:
+        """One picture of any size and format, at `pts` in ticks of 90 kHz (strictly rising)."""
+        if self._context is None:
+            return []
+        picture = _limited(frame, self.width, self.height)
+        picture.pts, picture.time_base = pts, _TICK
+        key = self.force_keyframe or self._next_key is None or pts >= self._next_key
+        picture.pict_type = PictureType.I if key else PictureType.NONE
+        if key:
+            self.force_keyframe = False
+            self._next_key = pts + round(KEYFRAME_SECONDS * VIDEO_CLOCK_RATE)
+        return [self._unpack(packet) for packet in self._context.encode(picture)]
+
+    def close(self) -> None:
+        self._context = None
+
+    def _unpack(self, packet: av.Packet[av.stream.Stream]) -> Encoded:
+        pts = packet.pts or 0
+        return Encoded(h264.normalise(bytes(packet)).data, pts, pts, packet.is_keyframe)
+
+
+def _avcc(extradata: bytes) -> bytes:
+    """libx264 gives an avcC with `annexb=0`; an FFmpeg before 6.1 gives Annex B."""
+    if extradata[:1] == b"\x01":
+        return extradata
+    units = nal.split(nal.from_annexb(extradata))
+    sps = [unit for unit in units if unit[0] & 31 == h264.NalType.SPS]
+    return h264.build_avcc(sps, [unit for unit in units if unit[0] & 31 == h264.NalType.PPS])
+
+
+def _limited(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
+    if (frame.width, frame.height, frame.format.name) == (width, height, "yuv420p") and frame.color_range != ColorRange.JPEG:
+        return frame
+    full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
+    return frame.reformat(width=width, height=height, format="yuv420p", src_color_range="JPEG" if full else "MPEG", dst_color_range="MPEG")
+
+
+class JpegEncoder:
+    """Baseline JPEG, 4:2:0 and full range, of any size, odd ones too. `quality` is FFmpeg's qscale: 1 best … 31."""
+
+    def __init__(self, width: int, height: int, quality: int) -> None:
+        self.width, self.height = width, height
+        self._pts = 0
+        context = VideoCodecContext.create("mjpeg", "w")
+        context.width, context.height, context.pix_fmt = width, height, "yuvj420p"
+        context.color_range = ColorRange.JPEG
+        context.colorspace = Colorspace.ITU601
+        context.time_base = _TICK
+        context.thread_count = 1
+        context.qmin = context.qmax = quality
+        try:
+            context.open()
+        except (av.FFmpegError, ValueError) as e:
+            raise UnsupportedMedia(f"mjpeg: expected a size it can encode, got {width}x{height}: {e}") from None
+        self._context: VideoCodecContext | None = context
+
+    def encode(self, frame: av.VideoFrame) -> bytes:
+        if self._context is None:
+            return b""
+        full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
+        picture = frame.reformat(
+            width=self.width,
+            height=self.height,
+            format="yuvj420p",
+            src_color_range="JPEG" if full else "MPEG",
+            dst_color_range="JPEG",
+            dst_colorspace="ITU601",
+        )
+        self._pts += 1
+        picture.pts, picture.time_base, picture.pict_type = self._pts, _TICK, PictureType.NONE
+        return b"".join(bytes(packet) for packet in self._context.encode(picture))
+
+    def close(self) -> None:
+        self._context = None
+
+
+class AudioEncoder:
+    """AAC-LC at 128 kbit/s (`sample_rate` 44 100 or 48 000) or Opus at 48 kHz, 64 kbit/s mono and 96 kbit/s stereo; at most stereo.
+
+    Sound comes in as frames of any rate and layout with `pts` in samples of their own rate, without holes. What comes out has `pts` in
+    ticks of `sample_rate`, the encoder's delay taken off, so the first packet starts before zero (AAC priming: 1024, Opus: its pre-skip).
+    `config` is the AudioSpecificConfig or the OpusHead.
+    """
+
+    def __init__(self, codec: Codec, sample_rate: int, channels: int) -> None:
+        self.codec = codec
+        self.sample_rate = 48_000 if codec is Codec.OPUS or sample_rate not in (44_100, 48_000) else sample_rate
+        self.channels = min(max(channels, 1), 2)
+        opus = codec is Codec.OPUS
+        context = AudioCodecContext.create("libopus" if opus else "aac", "w")
+        context.sample_rate = self.sample_rate
+        context.layout = "stereo" if self.channels == 2 else "mono"
+        context.format = "flt" if opus else "fltp"
+        context.bit_rate = OPUS_BIT_RATES[self.channels] if opus else AAC_BIT_RATE
+        context.time_base = Fraction(1, self.sample_rate)
+        context.thread_count = 1
+        context.flags |= CodecFlags.global_header
+        context.open()
+        self._context: AudioCodecContext | None = context
+        self.frame_size = context.frame_size
+        self.config = context.extradata or b""
+
+    def encode(self, frame: av.AudioFrame | None) -> list[Encoded]:
+        """None drains: nothing may follow. Raises av.FFmpegError or ValueError where the frame's layout changed in between."""
+        if self._context is None:
+            return []
+        return [Encoded(bytes(p), p.pts or 0, p.pts or 0, True) for p in self._context.encode(frame) if p.size]
+
+    def close(self) -> None:
+        self._context = None
+
+
+def h264_available() -> bool:
+    """Whether this FFmpeg has libx264."""
+    try:
+        av.Codec("libx264", "w")
+    except (av.FFmpegError, ValueError):
+        return False
+    return True

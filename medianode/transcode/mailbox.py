@@ -1,0 +1,158 @@
+"""Mailbox: the bounded way from the event loop into a pipeline's thread. Overflow drops; the loop never waits."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+
+from medianode import telemetry
+from medianode.media.packet import Packet
+from medianode.media.track import Track
+
+DROPS = telemetry.counter("medianode_rendition_drops_total", "Packets and frames dropped in renditions, by cause", "cause")
+BEHIND = "rendition-behind"
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """The timeline starts anew: these tracks are to be derived from here. Answers carry `epoch`, so that late ones can be told."""
+
+    epoch: int
+    tracks: tuple[Track, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Video packets were dropped here; the next one is a key frame."""
+
+
+Item = Packet | Restart | Skipped
+
+
+class Mailbox:
+    """`put`, `restart` and `close` in the loop; `take` in the one thread that reads.
+
+    Bounds: `packets` and `nbytes`. On overflow video jumps to its newest key frame (all of it goes where there is none but the first, and
+    what follows up to the next one), then audio goes, oldest first. `dropped` counts by cause.
+    """
+
+    def __init__(self, packets: int, nbytes: int) -> None:
+        self._max_packets = packets
+        self._max_bytes = nbytes
+        self._items: deque[Item] = deque()
+        self._packets = 0
+        self._waits_for_key = False
+        self._parked = False
+        self._closed = False
+        self._condition = threading.Condition()
+        self.nbytes = 0
+        self.dropped: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return self._packets
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def put(self, packet: Packet) -> None:
+        """Add one packet; what a bound does not allow is dropped and counted. After `close` nothing is kept."""
+        with self._condition:
+            if self._closed:
+                return
+            if self._waits_for_key and packet.track.is_video:
+                if not packet.keyframe:
+                    self._count(1)
+                    return
+                self._waits_for_key = False
+            self._items.append(packet)
+            self._packets += 1
+            self.nbytes += len(packet.data)
+            if self._over():
+                self._overflow()
+            if self._parked or self._half_full():
+                self._condition.notify()
+
+    def restart(self, restart: Restart) -> None:
+        """Forget what is queued, uncounted (the timeline it belonged to is over); the reader gets `restart` next."""
+        with self._condition:
+            if self._closed:
+                return
+            self._items.clear()
+            self._items.append(restart)
+            self._packets = self.nbytes = 0
+            self._waits_for_key = False
+            self._condition.notify()
+
+    def close(self) -> None:
+        """Wake the reader for good; what is queued is forgotten. Idempotent."""
+        with self._condition:
+            self._closed = True
+            self._items.clear()
+            self._packets = self.nbytes = 0
+            self._condition.notify()
+
+    def take(self, linger: float = 0.0) -> list[Item] | None:
+        """Wait for items and return all of them; None once closed.
+
+        `linger`: seconds to wait for more after the first one, so that a thread wakes for a batch and not for each audio frame;
+        cut short when half of a bound is passed.
+        """
+        with self._condition:
+            self._parked = True
+            while not self._items and not self._closed:
+                self._condition.wait()
+            self._parked = False
+            if linger and not self._closed and not self._half_full():
+                self._condition.wait(linger)
+            if self._closed:
+                return None
+            items = list(self._items)
+            self._items.clear()
+            self._packets = self.nbytes = 0
+            return items
+
+    def _half_full(self) -> bool:
+        return self._packets * 2 > self._max_packets or self.nbytes * 2 > self._max_bytes
+
+    def _over(self) -> bool:
+        return self._packets > self._max_packets or self.nbytes > self._max_bytes
+
+    def _overflow(self) -> None:
+        items = list(self._items)
+        newest = next((i for i in range(len(items) - 1, -1, -1) if _is_key(items[i])), 0)
+        if any(map(_is_video, items[:newest])):
+            self._drop_video(items, newest)
+        if self._over() and any(map(_is_video, self._items)):
+            self._drop_video(list(self._items), len(self._items))
+            self._waits_for_key = True
+        while self._over():
+            index, oldest = next((i, item) for i, item in enumerate(self._items) if isinstance(item, Packet))
+            del self._items[index]
+            self._forget(oldest)
+
+    def _drop_video(self, items: list[Item], before: int) -> None:
+        """Drop video that stands before this index; the reader is told of it there, once."""
+        kept = [item for item in items[:before] if not _is_video(item) and not isinstance(item, Skipped)]
+        for item in items[:before]:
+            if isinstance(item, Packet) and item.track.is_video:
+                self._forget(item)
+        self._items = deque([*kept, Skipped(), *items[before:]])
+
+    def _forget(self, packet: Packet) -> None:
+        self._packets -= 1
+        self.nbytes -= len(packet.data)
+        self._count(1)
+
+    def _count(self, count: int) -> None:
+        self.dropped[BEHIND] = self.dropped.get(BEHIND, 0) + count
+        DROPS.labels(BEHIND).value += count
+
+
+def _is_video(item: Item) -> bool:
+    return isinstance(item, Packet) and item.track.is_video
+
+
+def _is_key(item: Item) -> bool:
+    return isinstance(item, Packet) and item.keyframe and item.track.is_video

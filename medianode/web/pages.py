@@ -1,0 +1,197 @@
+"""Pages: start page, player, embedded player, the certificate to trust, and the small public state that players poll."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from aiohttp import web
+
+from medianode import __version__, clock
+from medianode.auth import Gatekeeper
+from medianode.config import Config, split_listen
+from medianode.errors import InvalidRequest, MedianodeError, NotFound, Unauthorized
+from medianode.media.track import Codec
+from medianode.origin import OPEN_CORS, Origin, bearer, media_error, status
+from medianode.routing.registry import Registry
+from medianode.routing.room import Room
+from medianode.web.assets import STATIC, Assets
+
+Handler = Callable[["Pages", web.Request], Awaitable[web.StreamResponse]]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
+_CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; media-src 'self' blob:; "
+    "worker-src 'self' blob:; manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors {ancestors}"
+)
+_HEADERS = {
+    "Cache-Control": "no-cache",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+_WORDS = {
+    400: ("That address is not quite right", "Check the link for a missing or a mistyped part."),
+    403: ("Not for this key", "The key that was given has no right to this page."),
+    404: ("Nothing here", "There is no such page on this node. Check the link, or ask whoever sent it to you."),
+    429: ("Too many tries", "Please wait a minute, then load this page again."),
+}
+_OOPS = ("Something is wrong on our side", "Please try again in a moment. If it stays like this, tell the operator of this node.")
+
+
+def _readable(handler: Handler) -> Handler:
+    """People get errors as a page."""
+
+    @wraps(handler)
+    async def wrapped(self: Pages, request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(self, request)
+        except MedianodeError as e:
+            return self.error_page(request, e)
+
+    return wrapped
+
+
+class Pages:
+    """`certificate` gives the PEM that RTMPS clients must trust, or None where a public authority signed it."""
+
+    def __init__(
+        self,
+        config: Config,
+        origin: Origin,
+        gatekeeper: Gatekeeper,
+        registry: Registry,
+        certificate: Callable[[], bytes | None],
+        static: Path = STATIC,
+    ) -> None:
+        self._config = config
+        self._origin = origin
+        self._gatekeeper = gatekeeper
+        self._registry = registry
+        self._certificate = certificate
+        self.assets = Assets(static)
+        self._templates = {name: Template((STATIC / f"pages/{name}.html").read_text("utf-8")) for name in ("start", "play", "embed", "error")}
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/", self.start),
+            web.get("/play/{app}/{room}", self.play),
+            web.get("/play/{app}/{room}/state.json", self.state),
+            web.get("/embed/{app}/{room}", self.embed),
+            web.get("/certificate.pem", self.certificate),
+            web.get("/static/{name:.+}", self.assets.serve),
+        ]
+
+    @_readable
+    async def start(self, request: web.Request) -> web.StreamResponse:
+        """The dashboard of whoever holds a key; the key stays in the browser's session and rides only in Authorization."""
+        host = self._origin.hostname(request)
+        _, port = split_listen(self._config.rtmp.listen, "rtmp.listen")
+        tls_port = split_listen(self._config.rtmp.tls_listen, "rtmp.tls_listen")[1] if self._config.rtmp.tls_listen else port
+        pem = self._certificate()
+        return self._page(
+            "start",
+            {
+                "rtmp": f"rtmp://{host}:{port}/live",
+                "rtmps": f"rtmps://{host}:{tls_port}/live",
+                "certificate": "certificate.pem" if pem else "",
+                "ws_jpeg": "on" if self._config.ws_jpeg.enabled else "",
+            },
+            root="",
+        )
+
+    @_readable
+    async def play(self, request: web.Request) -> web.StreamResponse:
+        app, room = await self._names(request)
+        return self._page("play", {"app": app, "room": room}, root="../../")
+
+    @_readable
+    async def embed(self, request: web.Request) -> web.StreamResponse:
+        app, room = await self._names(request)
+        return self._page("embed", {"app": app, "room": room}, root="../../", ancestors="*")
+
+    @_readable
+    async def certificate(self, request: web.Request) -> web.StreamResponse:
+        pem = self._certificate()
+        if not pem:
+            raise NotFound("no certificate to download: expected a self-made one, got one that clients trust already")
+        disposition = 'attachment; filename="medianode.pem"'
+        return web.Response(body=pem, content_type="application/x-pem-file", headers={**_HEADERS, "Content-Disposition": disposition})
+
+    async def state(self, request: web.Request) -> web.StreamResponse:
+        """GET /play/{app}/{room}/state.json: what a player must know before it starts; `now` is our clock, in ms, for latency."""
+        try:
+            app, name = _checked(request)
+            grant = await self._gatekeeper.read(
+                app, name, token=request.query.get("token"), bearer=bearer(request), source=self._origin.source(request)
+            )
+        except MedianodeError as e:
+            return media_error(e)
+        body = {"app": app, "room": grant.room, "now": round(clock.wallclock() * 1000), **self._describe(self._registry.find(grant.room))}
+        return web.json_response(body, headers={**OPEN_CORS, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
+
+    def error_page(self, request: web.Request, error: MedianodeError) -> web.Response:
+        """A page that says what is wrong. Also of use to the daemon, for paths that nobody serves."""
+        code = status(error)
+        title, text = _WORDS.get(code, _OOPS)
+        root = "../" * max(0, request.path.count("/") - 1)
+        page = self._page("error", {"code": str(code), "title": title, "text": text, "detail": error.message if code < 500 else ""}, root=root)
+        page.set_status(code)
+        page.headers["Cache-Control"] = "no-store"
+        return page
+
+    async def _names(self, request: web.Request) -> tuple[str, str]:
+        """The names, as given. A private room's page is no secret (its script asks for the token); an unknown project is not found."""
+        app, room = _checked(request)
+        try:
+            await self._gatekeeper.read(
+                app, room, token=request.query.get("token"), bearer=bearer(request), source=self._origin.source(request)
+            )
+        except Unauthorized:
+            pass
+        return app, room
+
+    def _describe(self, room: Room | None) -> dict[str, Any]:
+        """Flat facts of the programme. `modes`: what we can serve, best first; a JPEG camera is sub-second over MJPEG."""
+        programme = room.programme if room else None
+        video = programme.video if programme else None
+        audio = programme.audio if programme else None
+        jpeg = video is not None and video.codec is Codec.MJPEG
+        modes = (["hls"] if self._config.hls.enabled else []) + (["mjpeg"] if video else [])
+        meters = programme.meters if programme else {}
+        return {
+            "onAir": room.on_air if room else False,
+            "held": room.held if room else False,
+            "videoCodec": video.codec.value if video else None,
+            "audioCodec": audio.codec.value if audio else None,
+            "width": video.width if video else 0,
+            "height": video.height if video else 0,
+            "frameRate": round((meters[video.id].frame_rate or video.frame_rate), 2) if video else 0,
+            "bitrate": round(sum(m.bitrate for m in meters.values())),
+            "jpeg": jpeg,
+            "viewers": sum(room.viewers.values()) if room else 0,
+            "startedAt": round(room.live_since * 1000) if room and room.on_air else None,
+            "modes": modes[::-1] if jpeg else modes,
+        }
+
+    def _page(self, name: str, values: Mapping[str, str], *, root: str, ancestors: str = "'self'") -> web.Response:
+        fixed = {"root": root, "static": f"{root}static/{self.assets.version}", "hls": "on" if self.assets.has_hls else "", "version": __version__}
+        escaped = {key: html.escape(value, quote=True) for key, value in {**fixed, **values}.items()}
+        headers = {**_HEADERS, "Content-Security-Policy": _CSP.format(ancestors=ancestors)}
+        if ancestors != "*":
+            headers["X-Frame-Options"] = "SAMEORIGIN"
+        return web.Response(text=self._templates[name].substitute(escaped), content_type="text/html", charset="utf-8", headers=headers)
+
+
+def _checked(request: web.Request) -> tuple[str, str]:
+    app, room = request.match_info["app"], request.match_info["room"]
+    for what, value in (("app", app), ("room", room)):
+        if not _NAME.fullmatch(value):
+            raise InvalidRequest(f"{what}: expected letters, digits, dot, dash or underscore (at most 120), got {value[:40]!r}")
+    return app, room

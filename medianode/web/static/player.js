@@ -1,0 +1,420 @@
+/* Player: keeps one room on the screen. Asks the node what is on, picks an engine, and starts over whenever that ends. */
+
+import { HlsEngine, MjpegEngine, NativeEngine, loadHls, playsNatively, withToken } from './engines.js';
+import { Stage } from './stage.js';
+import { bitrate, codec, codecs, copy, duration, seconds, MODES } from './words.js';
+
+const POLL_WAITING = 3000;
+const POLL_PLAYING = 15_000;
+const STALLED = { say: 3, nudge: 6, ask: 10 };
+const FAR_BEHIND = 6; // seconds over the target, after which catching up at 1.1 times would take too long
+const BACKOFF = [300, 1000, 2000, 4000, 5000];
+const ROOT = new URL('../../', location.href);
+
+const remembered = {
+  get: (key) => {
+    try {
+      return localStorage.getItem(`medianode.${key}`);
+    } catch {
+      return null; // a sandboxed frame has no storage
+    }
+  },
+  set: (key, value) => {
+    try {
+      localStorage.setItem(`medianode.${key}`, value);
+    } catch {
+      return;
+    }
+  },
+};
+
+class Refusal extends Error {
+  constructor(status) {
+    super(`HTTP ${status}`);
+    this.status = status;
+  }
+}
+
+export class Player {
+  constructor(root, { app, room, embedded = false, hls = true, onFacts = () => {} }) {
+    const query = new URLSearchParams(location.search);
+    Object.assign(this, { app, room, embedded, onFacts, hasScript: hls, Hls: null, engine: null, current: null, facts: null });
+    this.token = query.get('token') ?? '';
+    this.chosen = query.get('mode') in MODES ? query.get('mode') : 'auto';
+    this.paused = query.get('autoplay') === '0';
+    this.startMuted = query.has('muted') ? query.get('muted') !== '0' : embedded;
+    this.rejected = new Map();
+    Object.assign(this, { hasPlayed: false, failures: 0, offset: 0, still: 0, last: -1, behind: 0, wakeUp: () => {} });
+    this.stage = new Stage(root, { room, embedded });
+    const { video } = this.stage;
+    video.muted = this.startMuted;
+    video.volume = Number(remembered.get('volume') ?? 1);
+    this.listen(root);
+  }
+
+  url(path) {
+    return new URL(`${path.replace('{}', `${encodeURIComponent(this.app)}/${encodeURIComponent(this.room)}`)}`, ROOT).href;
+  }
+
+  listen(root) {
+    const on = (name, handler) => root.addEventListener(name, (e) => handler(e.detail));
+    on('toggle', () => (this.paused ? this.resume() : this.pause()));
+    on('mute', () => this.setMuted(!this.stage.video.muted));
+    on('volume', (value) => this.setVolume(value));
+    on('live', () => (this.paused ? this.resume() : this.engine?.goLive()));
+    on('full', () => this.fullScreen(root));
+    on('mode', (mode) => this.choose(mode));
+    on('token', (token) => {
+      this.token = token;
+      this.wakeUp();
+    });
+    this.stage.video.addEventListener('volumechange', () => this.showSound());
+    addEventListener('online', () => this.wakeUp());
+    document.addEventListener('visibilitychange', () => this.visibility());
+    setInterval(() => this.tick(), 1000);
+  }
+
+  async run() {
+    this.Hls = this.hasScript ? await loadHls() : null;
+    for (;;) await this.round();
+  }
+
+  /** Ask, then wait or play until it ends. */
+  async round() {
+    if (!this.hasPlayed) this.stage.show('connecting');
+    try {
+      await this.ask();
+    } catch (e) {
+      return this.refused(e);
+    }
+    const { facts } = this;
+    this.offer();
+    if (facts.held) return this.rest('held', 2000);
+    if (!facts.onAir) return this.rest(this.hasPlayed ? 'ended' : 'waiting', POLL_WAITING);
+    if (this.paused) {
+      this.stage.show('tap');
+      return this.sleep(60_000);
+    }
+    const mode = this.pick();
+    if (!mode) return this.rest('unsupported', POLL_PLAYING, this.excuse());
+    const [reason, detail] = await this.play(mode);
+    return this.after(mode, reason, detail);
+  }
+
+  /** The node's state of this room into `facts`; keeps `offset`, the node's clock minus ours. */
+  async ask() {
+    const sent = Date.now();
+    const abort = AbortSignal.timeout?.(8000);
+    const response = await fetch(withToken(this.url('play/{}/state.json'), this.token), { cache: 'no-store', signal: abort });
+    if (!response.ok) throw new Refusal(response.status);
+    const before = this.facts;
+    this.facts = await response.json();
+    this.offset = this.facts.now - (sent + Date.now()) / 2;
+    if (before && codecs(before) !== codecs(this.facts)) this.rejected.clear();
+    this.tellFacts();
+  }
+
+  refused(error) {
+    const status = error instanceof Refusal ? error.status : 0;
+    if (status === 401 || status === 403) return this.rest(this.token ? 'refused' : 'token', 600_000);
+    if (status === 404 || status === 400) return this.rest('unknown', 30_000);
+    return this.rest(status === 429 ? 'busy' : 'offline', POLL_WAITING);
+  }
+
+  rest(state, ms, detail) {
+    this.stage.show(state, detail);
+    this.stage.playing(false);
+    return this.sleep(ms * (0.85 + Math.random() * 0.3)); // a thousand players must not ask in step
+  }
+
+  sleep(ms) {
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      this.wakeUp = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  /** What this browser can do of what the node offers, best first. */
+  able() {
+    const { facts, stage } = this;
+    const ways = (facts?.modes ?? []).flatMap((mode) => {
+      if (mode !== 'hls') return [mode];
+      return [...(this.Hls?.isSupported() ? ['hls'] : []), ...(playsNatively(stage.video) ? ['native'] : [])];
+    });
+    return [...new Set(ways)];
+  }
+
+  pick() {
+    const able = this.able();
+    if (this.chosen !== 'auto' && able.includes(this.chosen)) return this.rejected.has(this.chosen) ? null : this.chosen;
+    return able.find((mode) => !this.rejected.has(mode)) ?? null;
+  }
+
+  excuse() {
+    const name = codec(this.facts.videoCodec) ?? codec(this.facts.audioCodec) ?? 'its codec';
+    if (!this.able().length && !this.Hls) return 'hls.js is not installed on this node, and this browser does not play HLS by itself.';
+    return this.chosen === 'auto' ? `It is sent as ${codecs(this.facts) ?? name}. Try another browser or device.` : `${MODES[this.chosen]} cannot carry ${name} here. Choose another way to play.`;
+  }
+
+  offer() {
+    this.stage.modes(this.able(), this.chosen, this.current);
+  }
+
+  /** Resolves to [reason, detail] when the engine has ended. */
+  play(mode) {
+    const { stage } = this;
+    this.current = mode;
+    this.offer();
+    stage.picture(mode === 'mjpeg' ? 'canvas' : 'video');
+    if (!this.hasPlayed) stage.show('connecting');
+    Object.assign(this, { still: 0, last: -1, behind: 0, asking: false, nextAsk: performance.now() + POLL_PLAYING });
+    return new Promise((resolve) => {
+      this.finish = (reason, detail) => resolve([reason, detail]);
+      const report = {
+        ready: () => this.begin(mode),
+        state: (state) => this.moved(state),
+        network: () => this.network(),
+        end: this.finish,
+      };
+      this.engine = this.build(mode, report);
+      this.engine.start();
+      this.showSound();
+    }).finally(() => {
+      this.engine?.stop();
+      this.engine = this.current = null;
+      stage.latency(null, false);
+    });
+  }
+
+  build(mode, report) {
+    const { video, canvas } = this.stage;
+    if (mode === 'mjpeg') return new MjpegEngine(canvas, this.url('live/{}/mjpeg'), this.token, report);
+    const playlist = this.url('hls/{}/index.m3u8');
+    return mode === 'hls' ? new HlsEngine(this.Hls, video, playlist, this.token, report) : new NativeEngine(video, playlist, this.token, report);
+  }
+
+  async after(mode, reason, detail) {
+    if (reason === 'switch') {
+      this.failures = 0;
+      return;
+    }
+    if (reason === 'unsupported' || reason === 'media') this.rejected.set(mode, detail ?? reason);
+    const wait = BACKOFF[Math.min(this.failures++, BACKOFF.length - 1)];
+    await this.sleep(wait);
+  }
+
+  async begin(mode) {
+    if (mode === 'mjpeg' || this.paused) return;
+    const { video } = this.stage;
+    try {
+      await video.play();
+    } catch (e) {
+      if (e.name !== 'NotAllowedError') return; // AbortError: the engine was replaced meanwhile
+      if (video.muted) return this.blocked();
+      video.muted = true;
+      await video.play().catch((again) => again.name === 'NotAllowedError' && this.blocked());
+    }
+    this.showSound();
+  }
+
+  blocked() {
+    this.paused = true;
+    this.finish?.('switch');
+  }
+
+  /** The engine says that pictures move, or do not. */
+  moved(state) {
+    if (this.paused || !this.engine) return;
+    if (state === 'buffering') {
+      if (!this.hasPlayed) this.stage.show('connecting');
+      return;
+    }
+    Object.assign(this, { hasPlayed: true, failures: 0, still: 0 });
+    this.stage.show('playing');
+    this.stage.playing(true);
+  }
+
+  async network() {
+    await this.sleep(BACKOFF[Math.min(this.engine?.retries ?? 0, BACKOFF.length - 1)]);
+    if (!this.engine || this.engine.done) return;
+    if (!this.engine.retry()) this.finish('network');
+  }
+
+  tick() {
+    const { engine, stage } = this;
+    if (!engine || this.paused) return;
+    const at = engine.progress();
+    if (at !== this.last) {
+      if (this.still >= STALLED.say && this.last >= 0) this.moved('playing');
+      Object.assign(this, { still: 0, last: at });
+    } else {
+      this.still += 1;
+      this.stalled();
+    }
+    const stats = engine.stats(Date.now() + this.offset);
+    const over = stats.latency !== null && stats.latency > Math.max((stats.target ?? 4) + FAR_BEHIND, 8);
+    this.behind = over ? this.behind + 1 : 0;
+    if (this.behind >= 4 && this.still === 0) {
+      engine.goLive();
+      this.behind = 0;
+    }
+    stage.latency(stats.latency, over);
+    this.onFacts(this.facts, stats, this.current);
+    if (performance.now() > this.nextAsk && !document.hidden) this.check();
+  }
+
+  stalled() {
+    const { stage, still } = this;
+    if (document.hidden && this.current === 'mjpeg') return;
+    if (still === STALLED.say) stage.show(this.hasPlayed ? 'buffering' : 'connecting');
+    if (still > 0 && still % STALLED.nudge === 0 && stage.root.dataset.state !== 'held') this.engine.nudge();
+    if (still >= STALLED.ask && still % 3 === 0) this.check();
+  }
+
+  /** While playing: renew the facts; end what is over, say what is held, rebuild what does not move though it should. */
+  async check() {
+    if (this.asking) return;
+    this.asking = true;
+    this.nextAsk = performance.now() + POLL_PLAYING * (this.embedded ? 2 : 1) * (0.85 + Math.random() * 0.3);
+    const { engine } = this;
+    try {
+      await this.ask();
+    } catch (e) {
+      this.asking = false;
+      if (this.engine !== engine) return;
+      if (e instanceof Refusal && e.status < 500 && e.status !== 429) this.finish('gone');
+      else if (this.still >= STALLED.ask) this.stage.show('offline');
+      return;
+    }
+    this.asking = false;
+    if (this.engine !== engine || this.still < STALLED.ask) return;
+    if (this.facts.held) this.stage.show('held');
+    else if (!this.facts.onAir) this.finish('ended');
+    else this.finish('stalled');
+  }
+
+  pause() {
+    this.paused = true;
+    this.stage.playing(false);
+    if (this.current === 'mjpeg') this.finish('switch');
+    else this.stage.video.pause();
+    this.stage.show(this.current === 'mjpeg' ? 'tap' : 'paused');
+  }
+
+  resume() {
+    this.paused = false;
+    this.last = -1;
+    if (!this.engine) {
+      this.stage.video.play().catch(() => {}); // within the tap: iPhones then let this element play later on
+      return this.wakeUp();
+    }
+    this.engine.goLive();
+    this.stage.show('buffering');
+    return this.begin(this.current);
+  }
+
+  choose(mode) {
+    this.chosen = mode;
+    this.rejected.clear();
+    this.finish?.('switch');
+    this.wakeUp();
+  }
+
+  visibility() {
+    if (document.hidden) {
+      clearTimeout(this.hiding);
+      this.hiding = setTimeout(() => this.hide(), 10_000);
+      return;
+    }
+    clearTimeout(this.hiding);
+    if (this.hidden) {
+      this.hidden = false;
+      this.resume();
+    } else if (this.current && this.current !== 'mjpeg' && !this.paused) this.engine.goLive();
+    this.wakeUp();
+  }
+
+  /** Pictures that nobody sees need not be sent: MJPEG has no sound to listen to. */
+  hide() {
+    if (this.current !== 'mjpeg' || this.paused) return;
+    this.hidden = true;
+    this.pause();
+  }
+
+  setMuted(muted) {
+    const { video } = this.stage;
+    video.muted = muted;
+    if (!muted && video.volume === 0) video.volume = 1;
+  }
+
+  setVolume(value) {
+    const { video } = this.stage;
+    video.volume = value;
+    video.muted = value === 0;
+    remembered.set('volume', String(value || 1));
+  }
+
+  showSound() {
+    const { video } = this.stage;
+    const has = this.current !== 'mjpeg' && Boolean(this.facts?.audioCodec);
+    this.stage.sound({ muted: video.muted, volume: video.volume, has, offer: has && video.muted && !this.embedded });
+    this.stage.root.classList.toggle('sound-only', this.current !== 'mjpeg' && this.facts?.videoCodec === null && has);
+  }
+
+  async fullScreen(root) {
+    if (document.fullscreenElement) return document.exitFullscreen();
+    if (root.requestFullscreen) return root.requestFullscreen().catch(() => {}); // a frame without allow="fullscreen"
+    return this.stage.video.webkitEnterFullscreen?.(); // iPhone: only the video itself can
+  }
+
+  tellFacts() {
+    this.showSound();
+    this.onFacts(this.facts, this.engine?.stats(Date.now() + this.offset) ?? null, this.current);
+  }
+}
+
+/** The list below the player on /play. */
+function factsInto(list) {
+  const put = (name, value) => {
+    const cell = list.querySelector(`[data-fact="${name}"]`);
+    if (cell.textContent !== value) cell.textContent = value;
+  };
+  return (facts, stats, mode) => {
+    const size = stats?.width > 16 ? `${stats.width} × ${stats.height}` : facts?.width ? `${facts.width} × ${facts.height}` : null;
+    const fps = stats?.fps || facts?.frameRate;
+    put('mode', MODES[mode] ?? '–');
+    put('latency', mode === 'mjpeg' ? 'under a second' : (seconds(stats?.latency) ?? '–'));
+    put('picture', [size, fps ? `${Math.round(fps)} fps` : null].filter(Boolean).join(', ') || '–');
+    put('codec', (facts && codecs(facts)) || '–');
+    put('bitrate', bitrate(facts?.bitrate) ?? '–');
+    put('viewers', facts?.onAir ? String(facts.viewers) : '–');
+    put('since', facts?.startedAt ? duration((facts.now - facts.startedAt) / 1000) : '–');
+  };
+}
+
+function shareLinks(player) {
+  const links = {
+    hls: player.url('hls/{}/index.m3u8'),
+    mjpeg: player.url('live/{}/mjpeg'),
+    still: player.url('live/{}/frame.jpg'),
+    embed: `<iframe src="${player.url('embed/{}')}" width="640" height="360" allow="autoplay; fullscreen" allowfullscreen style="border:0"></iframe>`,
+  };
+  for (const field of document.querySelectorAll('[data-link]')) {
+    field.value = links[field.dataset.link];
+    const button = field.parentElement.querySelector('button');
+    button.addEventListener('click', () => copy(button, field.value, field));
+  }
+}
+
+function mount(root) {
+  const { app, room, embed, hls } = root.dataset;
+  const list = document.querySelector('[data-facts]');
+  const player = new Player(root, { app, room, embedded: embed === 'on', hls: hls === 'on', onFacts: list ? factsInto(list) : undefined });
+  shareLinks(player);
+  player.run();
+}
+
+for (const root of document.querySelectorAll('[data-player]')) mount(root);

@@ -1,0 +1,62 @@
+/* Words: what people read. Codecs, numbers, states. */
+
+const CODECS = {
+  h264: 'H.264', hevc: 'H.265', av1: 'AV1', vp8: 'VP8', vp9: 'VP9', mjpeg: 'JPEG', aac: 'AAC', opus: 'Opus', mp3: 'MP3', flac: 'FLAC', ac3: 'AC-3', eac3: 'E-AC-3',
+  pcm_alaw: 'G.711 A-law', pcm_mulaw: 'G.711 µ-law',
+};
+
+export const MODES = { auto: 'Automatic', hls: 'Low-latency HLS', native: 'HLS (native)', mjpeg: 'MJPEG' };
+
+/** state → [title, text]; what is not here needs no words. */
+export const STATES = {
+  connecting: ['Connecting…', ''],
+  buffering: ['Buffering…', ''],
+  waiting: ['Waiting for the stream', 'Nobody is publishing here at the moment. It starts by itself.'],
+  held: ['The publisher lost its connection', 'Waiting for it to come back…'],
+  ended: ['The stream has ended', 'Leave this page open: it starts again by itself.'],
+  token: ['This room is private', 'It needs a viewer token. Ask whoever sent you the link.'],
+  refused: ['This token does not open this room', 'It may have expired. Paste another one.'],
+  unknown: ['There is no such room', 'Check the address.'],
+  unsupported: ['This browser cannot play this stream', ''],
+  offline: ['The node cannot be reached', 'Trying again…'],
+  busy: ['Too many viewers, or too many tries', 'Trying again in a moment…'],
+  tap: ['Ready to play', ''],
+};
+
+export const codec = (name) => CODECS[name] ?? name?.toUpperCase() ?? null;
+
+export const codecs = (facts) => [codec(facts.videoCodec), codec(facts.audioCodec)].filter(Boolean).join(' + ') || null;
+
+export function bitrate(bits) {
+  if (!bits) return null;
+  return bits >= 1e6 ? `${(bits / 1e6).toFixed(1)} Mbit/s` : `${Math.max(1, Math.round(bits / 1e3))} kbit/s`;
+}
+
+export function seconds(value) {
+  if (value === null || value === undefined || !Number.isFinite(value)) return null;
+  return value < 10 ? `${Math.max(0, value).toFixed(1)} s` : `${Math.round(value)} s`;
+}
+
+export function duration(value) {
+  const all = Math.max(0, Math.floor(value));
+  const [h, m, s] = [Math.floor(all / 3600), Math.floor(all / 60) % 60, all % 60];
+  if (h >= 48) return `${Math.floor(h / 24)} days`;
+  return h ? `${h} h ${m} min` : m ? `${m} min` : `${s} s`;
+}
+
+/** Copy, and say so on the button. Without the clipboard (plain http) the text is selected, to be copied by hand. */
+export async function copy(button, text, field) {
+  const before = button.textContent;
+  let said = 'Copied';
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    field?.focus();
+    field?.select?.();
+    said = field && document.execCommand?.('copy') ? 'Copied' : 'Press Ctrl+C';
+  }
+  button.textContent = said;
+  setTimeout(() => {
+    button.textContent = before;
+  }, 1600);
+}

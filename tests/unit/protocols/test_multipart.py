@@ -1,0 +1,41 @@
+"""The part on the wire, byte for byte (contracts 2.4), and read back by the standard library's MIME parser."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medianode.protocols.multipart import BOUNDARY, CONTENT_TYPE, jpeg_part
+
+
+def test_a_part_is_exactly_what_the_contract_says() -> None:
+    assert CONTENT_TYPE == "multipart/x-mixed-replace; boundary=frame"
+    assert jpeg_part(b"\xff\xd8abc\xff\xd9") == (b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: 7\r\n\r\n\xff\xd8abc\xff\xd9\r\n")
+
+
+def test_an_empty_part() -> None:
+    assert jpeg_part(b"") == b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: 0\r\n\r\n\r\n"
+
+
+@given(st.lists(st.binary(max_size=200), min_size=1, max_size=5))
+def test_parts_follow_one_another_and_are_read_back_by_their_lengths(frames: list[bytes]) -> None:
+    wire = b"".join(jpeg_part(frame) for frame in frames)
+    found = []
+    while wire:
+        head, _, rest = wire.partition(b"\r\n\r\n")
+        lines = head.split(b"\r\n")
+        assert lines[:2] == [b"--frame", b"Content-Type: image/jpeg"]
+        length = int(lines[2].removeprefix(b"Content-Length: "))
+        found.append(rest[:length])
+        assert rest[length : length + 2] == b"\r\n"
+        wire = rest[length + 2 :]
+    assert found == frames
+
+
+def test_a_mime_parser_agrees() -> None:
+    wire = b"Content-Type: " + CONTENT_TYPE.encode() + b"\r\n\r\n" + jpeg_part(b"one") + jpeg_part(b"two") + f"--{BOUNDARY}--\r\n".encode()
+    message = email.message_from_bytes(wire, policy=email.policy.HTTP)
+    assert [part.get_content_type() for part in message.iter_parts()] == ["image/jpeg", "image/jpeg"]
