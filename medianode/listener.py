@@ -85,8 +85,10 @@ class HttpListener:
             assert runner.server is not None
             loop = asyncio.get_running_loop()
             gone = loop.create_future()
-            _, watched = await loop.connect_accepted_socket(
-                lambda: _Watched(runner.server(), gone),  # type: ignore[misc]  # set up above
+            watched = _Watched(runner.server(), gone)
+            # with TLS uvloop returns its own protocol, not ours
+            await loop.connect_accepted_socket(
+                lambda: watched,
                 sock,
                 ssl=self._tls if secure else None,
                 ssl_handshake_timeout=timeout if secure else None,

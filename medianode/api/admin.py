@@ -167,10 +167,7 @@ class Admin:
 
     async def list_projects(self, call: Call[Principal, Empty, Slice]) -> Page[ProjectView]:
         limit, offset = call.query.limit, call.query.offset
-        if call.who.node:
-            found = list(await self._projects.list(10_000))
-        else:
-            found = [await self._projects.get(call.who.project_id or "")]
+        found = list(await self._projects.list(10000)) if call.who.node else [await self._projects.get(call.who.project_id or "")]
         return Page([project_view(p) for p in found[offset : offset + limit]], len(found), limit, offset)
 
     async def create_project(self, call: Call[Principal, NewProject, Empty]) -> Data[ProjectView]:

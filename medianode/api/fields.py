@@ -26,14 +26,12 @@ RoomName = Annotated[
 ]
 Identity = Annotated[
     str,
-    Meta(
-        min_length=1,
-        max_length=120,
-        pattern=r"^[^\x00-\x1f\x7f/\\?#]+$",
-        extra={"expected": "1 to 120 characters, no control characters, none of / \\ ? #"},
-    ),
+    Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$", extra={"expected": "1 to 128 characters, no control characters"}),
 ]
-Bytes = Annotated[int, Meta(ge=0)]
+OptionalIdentity = Annotated[
+    str,
+    Meta(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$", extra={"expected": "at most 128 characters, no control characters"}),
+]
 
 
 def build(raw: object, model: type[T], *, what: str = "body", lax: bool = False) -> T:

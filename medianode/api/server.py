@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import cached_property
 from importlib import resources
 from typing import Any
@@ -13,29 +13,60 @@ from typing import Any
 from aiohttp import web
 
 import medianode
-from medianode.api import openapi
-from medianode.api.problems import CORS, Dialect, answer, dialect_of, from_http, internal, json_response
+from medianode.api import openapi, streamhub
+from medianode.api.admin import Admin
+from medianode.api.baxcloud import BaxCloud
+from medianode.api.live import Live
+from medianode.api.problems import BAXCLOUD, Dialect, answer, dialect_of, from_http, internal, json_response
 from medianode.api.router import AnyRoute, Reading, mount
+from medianode.api.sessions import Sessions
+from medianode.api.urls import Ports
 from medianode.auth import Gatekeeper, Permission, Principal
-from medianode.config import Limits
-from medianode.errors import MedianodeError
+from medianode.config import Config
+from medianode.control.ingresses import Ingresses
+from medianode.control.keys import Keys
+from medianode.control.lifecycle import IngressLives
+from medianode.control.projects import Projects
+from medianode.errors import Forbidden, MedianodeError, NotFound
 from medianode.origin import Origin
+from medianode.routing.registry import Registry
 from medianode.tasks import report_bug
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Api:
-    """`sections` are the dialects' lists of typed routes. Put `routes()` and `middleware` into the application.
+    """Put `routes()` and `middleware` into the application. `ports`: where RTMP listens really.
 
     The middleware speaks for `/v1`, `/ingress` and `/api/v1` only, unknown paths there included; all else passes through untouched.
     """
 
-    def __init__(self, sections: Sequence[Sequence[AnyRoute]], gatekeeper: Gatekeeper, origin: Origin, limits: Limits) -> None:
-        self.typed: list[AnyRoute] = [route for section in sections for route in section]
+    def __init__(
+        self,
+        config: Config,
+        origin: Origin,
+        gatekeeper: Gatekeeper,
+        registry: Registry,
+        projects: Projects,
+        keys: Keys,
+        ingresses: Ingresses,
+        lives: IngressLives,
+        ports: Ports,
+    ) -> None:
         self._gatekeeper = gatekeeper
         self._origin = origin
-        self._reading = Reading(limits.http_body_bytes, limits.request_timeout)
+        self._reading = Reading(config.limits.http_body_bytes, config.limits.request_timeout)
+        live = Live(registry, lives)
+        where = (projects, ingresses, live, origin, ports)
+        self.typed: list[AnyRoute] = [
+            *BaxCloud(*where).routes,
+            *streamhub.Tokens(projects, gatekeeper, origin, ports).routes,
+            *streamhub.Ingress(*where).routes,
+            *streamhub.Cameras(projects, ingresses, gatekeeper, registry, live, origin, ports, enabled=config.ws_jpeg.enabled).routes,
+            *streamhub.Streams(projects, ingresses, registry, live).routes,
+            *Sessions(registry, origin, ports).routes,
+            *Admin(projects, keys).routes,
+        ]
 
     def routes(self) -> list[web.RouteDef]:
         typed = [definition for route in self.typed for definition in mount(route, self._who, self._reading)]
@@ -76,10 +107,15 @@ class Api:
         """The key's owner, checked for the route's permission on the project that the path or `X-Project-Id` names."""
         if route.auth is None:
             return None
-        project = request.match_info.get("app") or request.headers.get("X-Project-Id", "").strip() or None
         authorization = request.headers.get("Authorization")
         source = self._origin.source(request)
-        return await self._gatekeeper.control(authorization, Permission(route.auth), project, source=source)
+        if route.dialect is not BAXCLOUD:
+            return await self._gatekeeper.control(authorization, Permission(route.auth), request.match_info.get("app"), source=source)
+        project = request.headers.get("X-Project-Id", "").strip() or None
+        try:
+            return await self._gatekeeper.control(authorization, Permission(route.auth), project, source=source)
+        except NotFound:
+            raise Forbidden("X-Project-Id: expected a project that this key may use", code="other-project") from None
 
     async def _document(self, request: web.Request) -> web.Response:
         body = openapi.document(self.typed, medianode.__version__, self._origin.base(request))
@@ -98,6 +134,3 @@ class Api:
         hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
         policy = f"default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src {hashes}; base-uri 'none'"
         return text, policy
-
-
-__all__ = ["CORS", "Api"]

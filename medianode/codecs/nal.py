@@ -106,6 +106,6 @@ def escape(rbsp: bytes) -> bytes:
             zeros = 0
         out.append(byte)
         zeros = zeros + 1 if byte == 0 else 0
-    if out and out[-1] == 0:
+    if zeros == 2:
         out.append(3)
     return bytes(out)

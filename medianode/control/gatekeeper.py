@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Callable
 
 from medianode import clock
@@ -221,7 +220,7 @@ def credential(authorization: str | None) -> str:
     if scheme.lower() == "basic":
         try:
             user, _, password = base64.b64decode(rest, validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # not ASCII, not base64, not UTF-8
             raise Unauthorized("authorization: Basic needs base64 of user:password") from None
         if password or user:
             return password or user

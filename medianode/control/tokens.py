@@ -20,6 +20,7 @@ TTL_MAX = 366 * 86_400.0
 METADATA_LENGTH = 2000
 TOKEN_LENGTH = 8192
 
+_INSTANT_MAX = 1e12
 _SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*(s|m|h|d|w)?", re.ASCII)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
@@ -99,8 +100,8 @@ def verify(project: Project, text: str, at: float) -> Token:
 
     Raises Unauthorized: `token-expired` and `token-not-yet` for good ones at a bad time (60 s leeway), `unauthorized` for all else.
     """
-    if len(text) > TOKEN_LENGTH:
-        raise Unauthorized(f"token: expected up to {TOKEN_LENGTH} characters, got {len(text)}")
+    if not _may_be_token(text):
+        raise Unauthorized(f"token: expected up to {TOKEN_LENGTH} ASCII characters, got {len(text)} characters")
     try:
         claims = jwt.decode(
             text,
@@ -109,7 +110,7 @@ def verify(project: Project, text: str, at: float) -> Token:
             issuer=project.jwt_key_id,
             options={"require": ["exp", "iss"], "verify_exp": False, "verify_nbf": False, "verify_iat": False, "verify_aud": False},
         )
-    except jwt.PyJWTError as e:
+    except (jwt.PyJWTError, RecursionError) as e:  # RecursionError: json, on a header of nothing but brackets
         raise Unauthorized(f"token: not one of this project: {type(e).__name__}") from None
     expires_at = _instant(claims, "exp")
     if at > expires_at + LEEWAY:
@@ -121,11 +122,11 @@ def verify(project: Project, text: str, at: float) -> Token:
 
 def issuer(text: str) -> str | None:
     """Whose token it claims to be, unverified: for finding the project whose secret may verify it."""
-    if len(text) > TOKEN_LENGTH:
+    if not _may_be_token(text):
         return None
     try:
         found = jwt.decode(text, options={"verify_signature": False}).get("iss")
-    except jwt.PyJWTError:
+    except (jwt.PyJWTError, RecursionError):
         return None
     return found if isinstance(found, str) else None
 
@@ -133,6 +134,10 @@ def issuer(text: str) -> str | None:
 def looks_like_token(text: str) -> bool:
     """As opposed to an API key."""
     return text.count(".") == 2
+
+
+def _may_be_token(text: str) -> bool:
+    return len(text) <= TOKEN_LENGTH and text.isascii()
 
 
 def _claims(project: Project, token: Token, at: float) -> dict[str, Any]:
@@ -203,6 +208,6 @@ def _text(claims: Mapping[str, Any], key: str) -> str:
 
 def _instant(claims: Mapping[str, Any], key: str) -> float:
     value = claims.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Unauthorized(f"token: {key}: expected a number, got {type(value).__name__}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _INSTANT_MAX:
+        raise Unauthorized(f"token: {key}: expected seconds since 1970, got {type(value).__name__}")
     return float(value)

@@ -108,21 +108,23 @@ class RtmpDoor:
         try:
             timeout = self.config.limits.handshake_timeout
             secure = tls_only or await readable(sock, timeout) == _TLS_HANDSHAKE
+            session = made = RtmpSession(self, peer, "rtmps" if secure else "rtmp")
             loop = asyncio.get_running_loop()
-            _, session = await loop.connect_accepted_socket(
-                lambda: RtmpSession(self, peer, "rtmps" if secure else "rtmp"),
+            # with TLS uvloop returns its own protocol, not ours
+            await loop.connect_accepted_socket(
+                lambda: made,
                 sock,
                 ssl=self.tls if secure else None,
                 ssl_handshake_timeout=timeout if secure else None,
             )
-            await session.closed
+            await made.closed
         except (PeerError, OSError, ssl.SSLError, TimeoutError) as e:
             # never got as far as RTMP: port scanners, wrong protocols, clients that refuse our certificate
             code = e.code if isinstance(e, PeerError) else "tls-failed"
             SESSIONS.labels("rtmp", code).value += 1
             log.debug("%s: %s: %s", peer, code, e)
         finally:
-            if session is None:
+            if session is None or session.transport is None:
                 sock.close()
             self.gate.leave(peer)
 
@@ -151,7 +153,7 @@ class RtmpSession(asyncio.Protocol):
             max_amf_depth=limits.amf_depth,
             max_amf_items=limits.amf_items,
         )
-        self._transport: asyncio.Transport | None = None
+        self.transport: asyncio.Transport | None = None
         self._connect: m.Connect | None = None
         self._publishing: dict[int, _Publishing] = {}
         self._playing: dict[int, Player] = {}
@@ -163,7 +165,7 @@ class RtmpSession(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from asyncio's
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from asyncio's
         self._door.sessions.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -223,12 +225,12 @@ class RtmpSession(asyncio.Protocol):
                 self.fail(PeerTimeout(f"the encoder sent nothing for {silence:.1f} s", code="publisher-silent"))
         elif not self._playing and not self._deciding and now - self._opened_at > self._door.config.limits.handshake_timeout:
             self.fail(PeerTimeout("neither publish nor play in time", code="handshake-timeout"))
-        elif self._transport is not None and self._transport.get_write_buffer_size() > MAX_UNSENT and not self._playing:
+        elif self.transport is not None and self.transport.get_write_buffer_size() > MAX_UNSENT and not self._playing:
             self.fail(PeerTimeout("answers are not being read", code="peer-not-reading"))
 
     def fail(self, error: MedianodeError) -> None:
         """End the session: what is to be said is said, then the socket closes."""
-        if self._error is not None or self._transport is None:
+        if self._error is not None or self.transport is None:
             return
         self._error = error
         if isinstance(error, (PeerGone, PeerTimeout)):
@@ -238,18 +240,18 @@ class RtmpSession(asyncio.Protocol):
         self._close()
 
     def _close(self) -> None:
-        if self._transport is None:
+        if self.transport is None:
             return
         self._flush()
-        self._transport.close()
+        self.transport.close()
         # a peer that does not read keeps close() waiting for ever
-        asyncio.get_running_loop().call_later(LINGER, self._transport.abort)
+        asyncio.get_running_loop().call_later(LINGER, self.transport.abort)
 
     def _flush(self) -> None:
         data = self._rtmp.data_to_send()
-        if data and self._transport is not None and not self._transport.is_closing():
+        if data and self.transport is not None and not self.transport.is_closing():
             BYTES.labels(self._scheme, "out").value += len(data)
-            self._transport.write(data)
+            self.transport.write(data)
 
     # events
 
@@ -308,24 +310,24 @@ class RtmpSession(asyncio.Protocol):
         self._close()
 
     def _decide(self, decision: Coroutine[Any, Any, None]) -> None:
-        assert self._transport is not None
-        self._transport.pause_reading()
+        assert self.transport is not None
+        self.transport.pause_reading()
         self._deciding += 1
         self._door.tasks.start(self._decided(decision))
 
     async def _decided(self, decision: Coroutine[Any, Any, None]) -> None:
-        assert self._transport is not None
+        assert self.transport is not None
         try:
             await decision
         except MedianodeError as e:
             self.fail(e)
         finally:
             self._deciding -= 1
-            if not self._transport.is_closing():
+            if not self.transport.is_closing():
                 self._flush()
                 self._heard_at = clock.now()
                 with contextlib.suppress(RuntimeError):  # uvloop: not paused, where a second event came in the same read
-                    self._transport.resume_reading()
+                    self.transport.resume_reading()
 
     def _app(self) -> str:
         return self._connect.app.partition("/")[0] if self._connect else ""
@@ -343,7 +345,7 @@ class RtmpSession(asyncio.Protocol):
         try:
             name = self._stream_name(event.name, event.query)
             grant = await self._door.gatekeeper.publish(Door.RTMP, self._app(), name, source=self._peer, proves=proves)
-            if self._transport is None or self._transport.is_closing():
+            if self.transport is None or self.transport.is_closing():
                 return
             room, publication = self._door.registry.publish(grant, self._scheme, self._peer, self.fail)
         except PeerError as e:
@@ -365,7 +367,7 @@ class RtmpSession(asyncio.Protocol):
             failed = "NetStream.Play.StreamNotFound" if isinstance(e, (NotFound, Conflict)) else "NetStream.Play.Failed"
             self._rtmp.reject_play(event.stream_id, failed, e.message)
             raise
-        if self._transport is None or self._transport.is_closing():
+        if self.transport is None or self.transport.is_closing():
             return
         self._rtmp.accept_play(event.stream_id)
         self._flush()
@@ -374,7 +376,7 @@ class RtmpSession(asyncio.Protocol):
             self._rtmp.end_play(event.stream_id)
             self.fail(PeerGone("the stream ended", code=cause))
 
-        self._playing[event.stream_id] = self._door.desk.play(room, event.stream_id, self._transport, ended)
+        self._playing[event.stream_id] = self._door.desk.play(room, event.stream_id, self.transport, ended)
         telemetry.session(log, "playing", peer=self._peer, door=self._scheme, room=room.name)
 
     def _unpublish(self, stream_id: int, code: str, message: str = "", *, failed: bool) -> None:

@@ -51,11 +51,11 @@ class Subscription:
 
     @property
     def dropped(self) -> int:
-        return self._queue.dropped if self._queue else 0
+        return self._queue.dropped if self._queue is not None else 0
 
     @property
     def queued(self) -> int:
-        return len(self._queue) if self._queue else 0
+        return len(self._queue) if self._queue is not None else 0
 
     def on_tracks(self, tracks: tuple[Track, ...]) -> None:
         self.tracks = tracks

@@ -48,10 +48,11 @@ class Tally:
 
 
 class Settings(NamedTuple):
-    """`quality` (qscale) and `max_fps` are the JPEG encoder's; `decode_pixels` bounds what is decoded."""
+    """`quality` (qscale) and `max_fps` are the JPEG encoder's, `keyframe_seconds` H.264's; `decode_pixels` bounds what is decoded."""
 
     quality: int
     max_fps: float
+    keyframe_seconds: float
     decode_pixels: int
 
 
@@ -75,19 +76,12 @@ def derive(track: Track, codec: Codec, settings: Settings, tally: Tally) -> Stag
 
 
 class AudioStage:
-    """Sound to AAC or Opus on the source's media time, in ticks of the encoder's rate."""
+    """Sound to AAC or Opus on the source's media time."""
 
     def __init__(self, track: Track, codec: Codec, tally: Tally) -> None:
-        self._codec = codec
-        self._track = track
         self._tally = tally
         self._decoder = AudioDecoder(track)
-        self._encoder: AudioEncoder | None = None
-        self._derived = track
-        self._shape: tuple[int, str, str] = (0, "", "")
-        self._origin = 0  # media time of the encoder's zero, in ticks of the source
-        self._samples = 0  # handed to the encoder since, of the decoded rate
-        self._cutting = False
+        self._sound = Sound(track.id, track.clock_rate, codec, tally)
 
     def push(self, packet: Packet, last: bool) -> list[Output]:
         try:
@@ -97,7 +91,7 @@ class AudioStage:
             return []
         out: list[Output] = []
         for frame in frames:
-            out += self._sound(frame, packet)
+            out += self._sound.push(frame, packet.pts if frame.pts is None else frame.pts, packet.received_at)
         return out
 
     def finish(self) -> list[Output]:
@@ -111,17 +105,35 @@ class AudioStage:
 
     def close(self) -> None:
         self._decoder.close()
-        if self._encoder is not None:
-            self._encoder.close()
+        self._sound.close()
 
-    def _sound(self, frame: av.AudioFrame, packet: Packet) -> list[Output]:
-        at = packet.pts if frame.pts is None else frame.pts
+
+class Sound:
+    """Decoded sound to AAC or Opus, in ticks of the encoder's rate, on the media time that the frames come with (`clock_rate`).
+
+    Samples are counted; where the count and the timestamps part by more than DRIFT_SECONDS, silence is put in or sound is left out.
+    """
+
+    def __init__(self, track_id: int, clock_rate: int, codec: Codec, tally: Tally) -> None:
+        self.track: Track | None = None
+        self._id = track_id
+        self._clock_rate = clock_rate
+        self._codec = codec
+        self._tally = tally
+        self._encoder: AudioEncoder | None = None
+        self._shape: tuple[int, str, str] = (0, "", "")
+        self._origin = 0  # media time of the encoder's zero, in ticks of the source
+        self._samples = 0  # handed to the encoder since, of the decoded rate
+        self._cutting = False
+
+    def push(self, frame: av.AudioFrame, at: int, received_at: float) -> list[Output]:
+        """One frame that starts at `at`. A Gap comes first where the timestamps jump by more than SILENCE_SECONDS."""
         out: list[Output] = []
-        shape = (frame.sample_rate, frame.layout.name, frame.format.name)
+        rate = frame.sample_rate
+        shape = (rate, frame.layout.name, frame.format.name)
         if shape != self._shape:
             self._open(shape, frame.layout.nb_channels, at)
-        rate = frame.sample_rate
-        off = (at - self._origin) / self._track.clock_rate - self._samples / rate
+        off = (at - self._origin) / self._clock_rate - self._samples / rate
         if abs(off) > SILENCE_SECONDS:
             self._tally.reanchors += 1
             self._open(shape, frame.layout.nb_channels, at)
@@ -129,7 +141,7 @@ class AudioStage:
         elif off > DRIFT_SECONDS:
             self._tally.reanchors += 1
             self._tally.silence += off
-            out += self._silence(round(off * rate), packet)
+            out += self._silence(round(off * rate), received_at)
         elif off < -DRIFT_SECONDS and not self._cutting:
             self._tally.reanchors += 1
             self._cutting = True
@@ -138,18 +150,22 @@ class AudioStage:
                 self._tally.drop("audio-overlap")
                 return out
             self._cutting = False
-        return out + self._encode(frame, packet)
+        return out + self._encode(frame, received_at)
 
-    def _open(self, shape: tuple[int, str, str], channels: int, at: int) -> None:
+    def close(self) -> None:
         if self._encoder is not None:
             self._encoder.close()
+            self._encoder = None
+
+    def _open(self, shape: tuple[int, str, str], channels: int, at: int) -> None:
+        self.close()
         self._shape, self._origin, self._samples, self._cutting = shape, at, 0, False
         encoder = self._encoder = AudioEncoder(self._codec, shape[0], channels)
-        self._derived = Track(
-            self._track.id, self._codec, encoder.sample_rate, encoder.config, sample_rate=encoder.sample_rate, channels=encoder.channels
+        self.track = Track(
+            self._id, self._codec, encoder.sample_rate, encoder.config, sample_rate=encoder.sample_rate, channels=encoder.channels
         )
 
-    def _silence(self, samples: int, packet: Packet) -> list[Output]:
+    def _silence(self, samples: int, received_at: float) -> list[Output]:
         rate, layout, form = self._shape
         out: list[Output] = []
         while samples > 0:
@@ -158,20 +174,18 @@ class AudioStage:
             for plane in frame.planes:
                 plane.update(bytes(plane.buffer_size))
             samples -= frame.samples
-            out += self._encode(frame, packet)
+            out += self._encode(frame, received_at)
         return out
 
-    def _encode(self, frame: av.AudioFrame, packet: Packet) -> list[Output]:
-        encoder, track = self._encoder, self._derived
-        if encoder is None:
+    def _encode(self, frame: av.AudioFrame, received_at: float) -> list[Output]:
+        encoder, track = self._encoder, self.track
+        if encoder is None or track is None:
             return []
         frame.pts, frame.time_base = self._samples, Fraction(1, frame.sample_rate)
         self._samples += frame.samples
-        origin = self._origin * track.clock_rate // self._track.clock_rate
+        origin = self._origin * track.clock_rate // self._clock_rate
         # what starts before zero is the encoder's priming; a timeline that starts at 0 must not go below it
-        return [
-            Packet(track, e.data, origin + e.pts, origin + e.pts, True, packet.received_at) for e in encoder.encode(frame) if e.pts >= 0
-        ]
+        return [Packet(track, e.data, origin + e.pts, origin + e.pts, True, received_at) for e in encoder.encode(frame) if e.pts >= 0]
 
 
 class VideoStage:
@@ -258,7 +272,9 @@ class H264Stage(VideoStage):
                 encoder.close()
             self._size = (frame.width, frame.height)
             rate = self._track.frame_rate or (15.0 if self._track.codec is Codec.MJPEG else 30.0)
-            encoder = self._encoder = H264Encoder(frame.width, frame.height, frame_rate=rate)
+            encoder = self._encoder = H264Encoder(
+                frame.width, frame.height, frame_rate=rate, keyframe_seconds=self._settings.keyframe_seconds
+            )
             self._derived = Track(
                 self._track.id, Codec.H264, VIDEO_CLOCK_RATE, encoder.config, encoder.width, encoder.height, self._track.frame_rate
             )

@@ -18,9 +18,6 @@ from medianode.media.track import VIDEO_CLOCK_RATE, Codec
 
 AAC_BIT_RATE = 128_000
 OPUS_BIT_RATES = {1: 64_000, 2: 96_000}
-KEYFRAME_SECONDS = 2.0
-"""Media time between key frames."""
-
 _TICK = Fraction(1, VIDEO_CLOCK_RATE)
 
 
@@ -36,16 +33,18 @@ class Encoded(NamedTuple):
 class H264Encoder:
     """libx264 without B-frames and without delay: one picture in, one access unit out. yuv420p of even size, limited range.
 
-    Real timestamps are kept (variable frame rate); a key frame every KEYFRAME_SECONDS of media time and whenever `force_keyframe` is set.
+    Real timestamps are kept (variable frame rate); a key frame every `keyframe_seconds` of media time and whenever `force_keyframe` is set.
     `config` is the avcC. `bit_rate` bounds the rate (bits per second, over one second); the quality is constant below it.
+    Constrained Baseline, the cheapest to make, or with `high` High profile.
     """
 
     def __init__(
-        self, width: int, height: int, *, frame_rate: float, bit_rate: int = 0, preset: str = "ultrafast", profile: str = ""
+        self, width: int, height: int, *, frame_rate: float, keyframe_seconds: float = 2.0, bit_rate: int = 0, high: bool = False
     ) -> None:
         self.width, self.height = max(2, width & ~1), max(2, height & ~1)
         self.force_keyframe = False
         self._next_key: int | None = None
+        self._key_interval = round(keyframe_seconds * VIDEO_CLOCK_RATE)
         bound = bit_rate or max(600_000, round(self.width * self.height * 3.2))
         context = VideoCodecContext.create("libx264", "w")
         context.width, context.height, context.pix_fmt = self.width, self.height, "yuv420p"
@@ -57,14 +56,13 @@ class H264Encoder:
         context.flags |= CodecFlags.global_header
         context.color_range = ColorRange.MPEG
         context.options = {
-            "preset": preset,
+            "preset": "ultrafast",
             "tune": "zerolatency",
             "forced-idr": "1",
             "crf": "23",
             "maxrate": str(bound),
             "bufsize": str(bound),
-            "x264-params": "annexb=0:scenecut=0",
-            **({"profile": profile} if profile else {}),
+            "x264-params": "annexb=0:scenecut=0" + (":cabac=1:8x8dct=1" if high else ""),
         }
         try:
             context.open()
@@ -83,7 +81,7 @@ class H264Encoder:
         picture.pict_type = PictureType.I if key else PictureType.NONE
         if key:
             self.force_keyframe = False
-            self._next_key = pts + round(KEYFRAME_SECONDS * VIDEO_CLOCK_RATE)
+            self._next_key = pts + self._key_interval
         return [self._unpack(packet) for packet in self._context.encode(picture)]
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ STOP_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Want:
-    """What a reader can use. `copy` takes all tracks of the kind as they are; a codec takes the first track, as it is where it has that codec."""
+    """What a reader can use: `copy` is all tracks of the kind as they are; a codec is the first one, as it is where it has that codec."""
 
     video: Literal["copy", "h264", "mjpeg", "none"] = "copy"
     audio: Literal["copy", "aac", "opus", "none"] = "copy"
@@ -138,8 +138,8 @@ class Rendition:
         self._copied = {track.id: track for track in self._order if self.want.codec_for(track) is None}
         self._derived = {track.id: None for track in self._order if track.id not in self._copied}
         self._announced = self._waits_for_key = False
-        video = next((track for track in self._order if track.is_video), None)
-        self.gop.start(video.id if video else None)
+        self.tracks = ()
+        self._start_gop()
         self._cancel_ready()
         if self._derived:
             try:
@@ -158,13 +158,14 @@ class Rendition:
             self._mailbox.put(packet)
 
     def on_gap(self, gap: Gap) -> None:
-        video = next((track for track in self._order if track.is_video), None)
-        self.gop.start(video.id if video else None)
+        self._start_gop()
         self._waits_for_key = False
         if self._derived and self._pipeline is not None:
             self._restart()
         if self._announced:
             self._tell_gap(gap)
+        if not self.source.tracks:  # nobody publishes; whoever comes next tells its tracks
+            self._announced, self.tracks = False, ()
 
     def on_end(self, cause: str) -> None:
         self._end(cause)
@@ -236,9 +237,11 @@ class Rendition:
             for item in outputs:
                 if isinstance(item, Packet):
                     self._derived[item.track.id] = item.track
-            self._keep(outputs)
+            early = [item for item in outputs if isinstance(item, Packet)]
+            for packet in early:
+                self.gop.push(packet)
             if None not in self._derived.values():
-                self._announce()
+                self._announce(early)
             return
         for item in outputs:
             if isinstance(item, Gap):
@@ -248,29 +251,33 @@ class Rendition:
                     self._derived_changed(item.track)
                 self._send(item)
 
-    def _keep(self, outputs: list[Output]) -> None:
-        """Before the announcement: into the GOP, from which it is then told."""
-        for item in outputs:
-            if isinstance(item, Packet):
-                self.gop.push(item)
-
-    def _announce(self) -> None:
-        """Tell the tracks that are known, then what was cached while they were not."""
+    def _announce(self, early: list[Packet] | None = None) -> None:
+        """Tell the tracks that are known, then what was cached while they were not; without video that is `early`."""
         self._cancel_ready()
         self.tracks = self._known()
         if not self.tracks:
             return
         self._announced = True
-        rank = {track.id: i for i, track in enumerate(self.tracks)}
-        cached = [packet for packet in self.gop.packets if packet.track.id in rank]
-        cached.sort(key=lambda packet: packet.dts / packet.track.clock_rate)
-        if cached and not (cached[0].keyframe and cached[0].track.is_video):
-            cached = cached[next((i for i, p in enumerate(cached) if p.track.is_video), 0) :]
         for sink in tuple(self._sinks):
             self._call(sink, sink.on_tracks, self.tracks)
-        self.gop.packets[:] = cached
+        if self._video is None:
+            cached = early or []
+        else:
+            ids = {track.id for track in self.tracks}
+            cached = sorted((p for p in self.gop.packets if p.track.id in ids), key=lambda p: p.dts / p.track.clock_rate)
+            # in order of time over both tracks, and the key frame first
+            cached = cached[next((i for i, p in enumerate(cached) if p.track.is_video), len(cached)) :]
+            self.gop.packets[:] = cached
         for packet in cached:
             self._fan_out(packet)
+
+    @property
+    def _video(self) -> Track | None:
+        return next((track for track in self._order if track.is_video), None)
+
+    def _start_gop(self) -> None:
+        video = self._video
+        self.gop.start(video.id if video else None)
 
     def _known(self) -> tuple[Track, ...]:
         known = (self._copied.get(track.id) or self._derived.get(track.id) for track in self._order)
@@ -290,8 +297,8 @@ class Rendition:
 
     def _break(self, gap: Gap) -> None:
         """A Gap of our own making: copied video must wait for its next key frame."""
-        video = next((track for track in self._order if track.is_video), None)
-        self.gop.start(video.id if video else None)
+        self._start_gop()
+        video = self._video
         if video is not None and video.id in self._copied:
             self._waits_for_key = True
             self.source.request_keyframe()
@@ -342,7 +349,7 @@ class Renditions:
 
     def __init__(self, limits: config.Limits, mjpeg: config.Mjpeg, hls: config.Hls) -> None:
         self.limits = limits
-        self.settings = Settings(mjpeg.quality, mjpeg.max_fps, limits.decode_pixels)
+        self.settings = Settings(mjpeg.quality, mjpeg.max_fps, hls.segment_duration, limits.decode_pixels)
         self._shared: dict[tuple[Feed, Want], Rendition] = {}
         self._threads = 0
         self._quiet = asyncio.Event()

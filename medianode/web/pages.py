@@ -14,8 +14,9 @@ from aiohttp import web
 
 from medianode import __version__, clock
 from medianode.auth import Gatekeeper
-from medianode.config import Config, split_listen
-from medianode.errors import InvalidRequest, MedianodeError, NotFound, Unauthorized
+from medianode.config import Config
+from medianode.errors import Forbidden, InvalidRequest, MedianodeError, NotFound, Unauthorized
+from medianode.media.names import shown
 from medianode.media.track import Codec
 from medianode.origin import OPEN_CORS, Origin, bearer, media_error, status
 from medianode.routing.registry import Registry
@@ -24,7 +25,7 @@ from medianode.web.assets import STATIC, Assets
 
 Handler = Callable[["Pages", web.Request], Awaitable[web.StreamResponse]]
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,119}")
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; media-src 'self' blob:; "
     "worker-src 'self' blob:; manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors {ancestors}"
@@ -59,7 +60,10 @@ def _readable(handler: Handler) -> Handler:
 
 
 class Pages:
-    """`certificate` gives the PEM that RTMPS clients must trust, or None where a public authority signed it."""
+    """`certificate` gives the PEM that RTMPS clients must trust, or None where a public authority signed it.
+
+    `rtmp_port` and `rtmps_port` are where the doors listen really; 0: RTMPS shares RTMP's. `static`: where the assets stand.
+    """
 
     def __init__(
         self,
@@ -68,6 +72,9 @@ class Pages:
         gatekeeper: Gatekeeper,
         registry: Registry,
         certificate: Callable[[], bytes | None],
+        *,
+        rtmp_port: int,
+        rtmps_port: int = 0,
         static: Path = STATIC,
     ) -> None:
         self._config = config
@@ -75,8 +82,11 @@ class Pages:
         self._gatekeeper = gatekeeper
         self._registry = registry
         self._certificate = certificate
+        self._ports = (rtmp_port, rtmps_port or rtmp_port)
         self.assets = Assets(static)
-        self._templates = {name: Template((STATIC / f"pages/{name}.html").read_text("utf-8")) for name in ("start", "play", "embed", "error")}
+        self._templates = {
+            name: Template((STATIC / f"pages/{name}.html").read_text("utf-8")) for name in ("start", "play", "embed", "error")
+        }
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -92,8 +102,7 @@ class Pages:
     async def start(self, request: web.Request) -> web.StreamResponse:
         """The dashboard of whoever holds a key; the key stays in the browser's session and rides only in Authorization."""
         host = self._origin.hostname(request)
-        _, port = split_listen(self._config.rtmp.listen, "rtmp.listen")
-        tls_port = split_listen(self._config.rtmp.tls_listen, "rtmp.tls_listen")[1] if self._config.rtmp.tls_listen else port
+        port, tls_port = self._ports
         pem = self._certificate()
         return self._page(
             "start",
@@ -128,9 +137,8 @@ class Pages:
         """GET /play/{app}/{room}/state.json: what a player must know before it starts; `now` is our clock, in ms, for latency."""
         try:
             app, name = _checked(request)
-            grant = await self._gatekeeper.read(
-                app, name, token=request.query.get("token"), bearer=bearer(request), source=self._origin.source(request)
-            )
+            token, source = request.query.get("token"), self._origin.source(request)
+            grant = await self._gatekeeper.read(app, name, token, bearer(request), source=source)
         except MedianodeError as e:
             return media_error(e)
         body = {"app": app, "room": grant.room, "now": round(clock.wallclock() * 1000), **self._describe(self._registry.find(grant.room))}
@@ -141,7 +149,9 @@ class Pages:
         code = status(error)
         title, text = _WORDS.get(code, _OOPS)
         root = "../" * max(0, request.path.count("/") - 1)
-        page = self._page("error", {"code": str(code), "title": title, "text": text, "detail": error.message if code < 500 else ""}, root=root)
+        page = self._page(
+            "error", {"code": str(code), "title": title, "text": text, "detail": error.message if code < 500 else ""}, root=root
+        )
         page.set_status(code)
         page.headers["Cache-Control"] = "no-store"
         return page
@@ -150,11 +160,9 @@ class Pages:
         """The names, as given. A private room's page is no secret (its script asks for the token); an unknown project is not found."""
         app, room = _checked(request)
         try:
-            await self._gatekeeper.read(
-                app, room, token=request.query.get("token"), bearer=bearer(request), source=self._origin.source(request)
-            )
-        except Unauthorized:
-            pass
+            await self._gatekeeper.read(app, room, request.query.get("token"), bearer(request), source=self._origin.source(request))
+        except (Forbidden, Unauthorized):
+            return app, room
         return app, room
 
     def _describe(self, room: Room | None) -> dict[str, Any]:
@@ -181,7 +189,12 @@ class Pages:
         }
 
     def _page(self, name: str, values: Mapping[str, str], *, root: str, ancestors: str = "'self'") -> web.Response:
-        fixed = {"root": root, "static": f"{root}static/{self.assets.version}", "hls": "on" if self.assets.has_hls else "", "version": __version__}
+        fixed = {
+            "root": root,
+            "static": f"{root}static/{self.assets.version}",
+            "hls": "on" if self.assets.has_hls else "",
+            "version": __version__,
+        }
         escaped = {key: html.escape(value, quote=True) for key, value in {**fixed, **values}.items()}
         headers = {**_HEADERS, "Content-Security-Policy": _CSP.format(ancestors=ancestors)}
         if ancestors != "*":
@@ -192,6 +205,6 @@ class Pages:
 def _checked(request: web.Request) -> tuple[str, str]:
     app, room = request.match_info["app"], request.match_info["room"]
     for what, value in (("app", app), ("room", room)):
-        if not _NAME.fullmatch(value):
-            raise InvalidRequest(f"{what}: expected letters, digits, dot, dash or underscore (at most 120), got {value[:40]!r}")
+        if ".." in value or not _NAME.fullmatch(value):
+            raise InvalidRequest(f"{what}: expected up to 120 of A-Z a-z 0-9 . _ - without a leading dot or '..', got {shown(value)}")
     return app, room

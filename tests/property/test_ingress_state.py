@@ -41,7 +41,7 @@ any_event = st.one_of(
 )
 
 
-@pytest.mark.parametrize(("phase", "event"), itertools.product(Phase, EVENTS))
+@pytest.mark.parametrize(("phase", "event"), list(itertools.product(Phase, EVENTS)))
 def test_every_pair(phase: Phase, event: Event) -> None:
     life = Life(phase)
     expected = LEGAL[phase.name].get(type(event))

@@ -57,7 +57,7 @@ class Shelf(Protocol):
     def healthy(self) -> bool: ...
 
     @property
-    def nbytes(self) -> int: ...
+    def full(self) -> bool: ...
 
     def save(self, segment: Stored, done: Callable[[], None]) -> None: ...
 
@@ -263,7 +263,12 @@ class Window:
         return next((s.made_at for s in self._rows() if s.body is not None and s is not self.listed[-1]), None)
 
     def evict(self, cause: str) -> None:
-        """Drop the oldest segment that is in memory, with all before it."""
+        """Free the memory of the oldest segment that is there: all of it, and all before it, unless it is on disk too."""
+        for stored in self._rows():
+            if stored.path is not None and stored.body is not None:
+                stored.body = None
+                self._hold(-stored.nbytes)
+                return
         while self.older:
             held = self.older[0].body is not None
             self._drop(self.older.popleft(), cause)
@@ -303,7 +308,9 @@ class Window:
         on_disk = self.shelf is not None and self.shelf.healthy
         count = self._config.playlist_segments
         floor = max(3 * self.target_duration * 1_000_000, round(self._config.dvr_window * 1e6) if on_disk else 0)
-        while len(self.listed) > count and (total - self.listed[0].info.duration >= floor or (not on_disk and len(self.listed) > 4 * count)):
+        while len(self.listed) > count and (
+            total - self.listed[0].info.duration >= floor or (not on_disk and len(self.listed) > 4 * count)
+        ):
             total -= self.listed[0].info.duration
             self.older.append(self._unlist())
         while len(self.older) > OLDER:
@@ -335,8 +342,10 @@ class Window:
             if stored.path is not None and stored.body is not None:
                 stored.body = None
                 self._hold(-stored.nbytes)
+        before = len(self.listed)
+        while self.shelf.full and len(self.listed) > self._config.playlist_segments:
+            self._drop(self.older.popleft() if self.older else self._unlist(), "dvr-bytes")
         if not self.shelf.healthy:
-            before = len(self.listed)
             self._slide()
-            if len(self.listed) != before:
-                self.on_change()
+        if len(self.listed) != before:
+            self.on_change()

@@ -37,7 +37,7 @@ class Challenge(NamedTuple):
 
 
 def _mac(secret: bytes, purpose: str, text: str) -> str:
-    return base64.urlsafe_b64encode(hmac.digest(secret, f"{purpose}:{text}".encode(), hashlib.sha256)[:12]).decode()
+    return base64.urlsafe_b64encode(hmac.digest(secret, f"{purpose}:{text}".encode("utf-8", "replace"), hashlib.sha256)[:12]).decode()
 
 
 def make_challenge(user: str, secret: bytes, nonce: bytes, expires: int) -> Challenge:

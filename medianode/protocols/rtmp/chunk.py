@@ -117,7 +117,7 @@ class ChunkReader:
 
     def _finish(self, stream: _ChunkStream, payload: bytes, held: int) -> None:
         self._held -= held
-        if stream.type > _ABORT:
+        if stream.type > _ABORT or not stream.type:
             self.messages.append(Message(stream.type, stream.stream_id, stream.timestamp, payload))
         elif len(payload) < 4:
             raise ProtocolError(f"expected 4 bytes in protocol control message {stream.type}, got {len(payload)}")

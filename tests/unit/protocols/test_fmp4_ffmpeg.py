@@ -19,7 +19,10 @@ FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 VIDEO = "-f lavfi -i testsrc2=s=320x180:r=25:d=2"
 AUDIO = "-f lavfi -i sine=f=440:r={rate}:d=2"
 CASES = {
-    "h264-bframes-aac": (f"{VIDEO} {AUDIO.format(rate=44100)} -c:v libx264 -bf 3 -g 25 -pix_fmt yuv420p -c:a aac -ac 2", "avc1.64000c mp4a.40.2"),
+    "h264-bframes-aac": (
+        f"{VIDEO} {AUDIO.format(rate=44100)} -c:v libx264 -bf 3 -g 25 -pix_fmt yuv420p -c:a aac -ac 2",
+        "avc1.64000c mp4a.40.2",
+    ),
     "h264-zerolatency": (f"{VIDEO} -c:v libx264 -tune zerolatency -preset ultrafast -profile:v baseline -pix_fmt yuv420p", "avc1.42c00c"),
     "h264-sar-colour": (
         f"{VIDEO} -vf setsar=4/3 -c:v libx264 -x264-params colorprim=bt709:transfer=bt709:colormatrix=bt709 -pix_fmt yuv420p",
@@ -55,7 +58,14 @@ def track_of(number: int, stream: av.stream.Stream, first: bytes) -> Track:
         config = b""
     if stream.type == "video":
         return Track(number, codec, 90_000, config, stream.codec_context.width, stream.codec_context.height)
-    return Track(number, codec, stream.codec_context.sample_rate, config, sample_rate=stream.codec_context.sample_rate, channels=stream.codec_context.channels)
+    return Track(
+        number,
+        codec,
+        stream.codec_context.sample_rate,
+        config,
+        sample_rate=stream.codec_context.sample_rate,
+        channels=stream.codec_context.channels,
+    )
 
 
 def demux(source: Path) -> tuple[list[Track], list[list[tuple[int, fmp4.Sample]]]]:
@@ -90,7 +100,9 @@ def mux(tracks: list[Track], runs: list[list[tuple[int, fmp4.Sample]]], part: in
 
 
 def hashes(path: Path, index: int) -> list[str]:
-    text = run(FFMPEG, "-v", "error", "-ignore_editlist", "1", "-i", path, "-map", f"0:{index}", "-fps_mode", "passthrough", "-f", "framemd5", "-")
+    text = run(
+        FFMPEG, "-v", "error", "-ignore_editlist", "1", "-i", path, "-map", f"0:{index}", "-fps_mode", "passthrough", "-f", "framemd5", "-"
+    )
     return [line.split(",")[-1].strip() for line in text.splitlines() if not line.startswith("#")]
 
 
@@ -98,13 +110,17 @@ def hashes(path: Path, index: int) -> list[str]:
 def test_ffmpeg_plays_it(name: str, tmp_path: Path) -> None:
     arguments, codecs = CASES[name]
     source, ours = tmp_path / "source.mp4", tmp_path / "ours.mp4"
-    subprocess.run([FFMPEG, "-v", "error", "-y", *arguments.split(), str(source)], check=True, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [FFMPEG, "-v", "error", "-y", *arguments.split(), str(source)], check=True, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     tracks, runs = demux(source)
     assert " ".join(map(rfc6381.codec_string, tracks)) == codecs
     ours.write_bytes(mux(tracks, runs, 7))
     run(FFMPEG, "-v", "error", "-xerror", "-i", ours, "-f", "null", "-")
     run("ffmpeg", "-v", "error", "-xerror", "-i", ours, "-f", "null", "-")
-    told = json.loads(run("ffprobe", "-v", "error", "-count_packets", "-show_format", "-show_streams", "-show_packets", "-of", "json", ours))
+    told = json.loads(
+        run("ffprobe", "-v", "error", "-count_packets", "-show_format", "-show_streams", "-show_packets", "-of", "json", ours)
+    )
     for index, (track, samples) in enumerate(zip(tracks, runs, strict=True)):
         stream = told["streams"][index]
         assert stream["codec_name"] == track.codec.value
@@ -138,7 +154,9 @@ def test_ffprobe_reads_our_he_aac_signalling(asc: str, core: int, tmp_path: Path
     track = Track(1, Codec.AAC, 2 * core, bytes.fromhex(asc), sample_rate=core, channels=2)
     path = tmp_path / "he.mp4"
     path.write_bytes(fmp4.init_segment([track]) + fmp4.fragment(1, [(0, 0, [fmp4.Sample(b"\xe0", 2048)] * 3)]))
-    told = json.loads(subprocess.run(["ffprobe", "-v", "quiet", "-show_streams", "-of", "json", str(path)], capture_output=True, check=True).stdout)
+    told = json.loads(
+        subprocess.run(["ffprobe", "-v", "quiet", "-show_streams", "-of", "json", str(path)], capture_output=True, check=True).stdout
+    )
     stream = told["streams"][0]
     assert (int(stream["sample_rate"]), stream["channels"]) == (2 * core, 2)
     assert aac.parse_asc(track.config).output_sample_rate == 2 * core

@@ -158,7 +158,7 @@ def test_short_control_messages_are_refused() -> None:
 
 def test_a_message_over_the_limit_is_refused_at_its_header() -> None:
     reading = Reading(message=1000)
-    assert reading.feed(header(0, 6, 0, 1000) + bytes(10)) == []
+    assert reading.feed(header(0, 6, 0, 1000) + bytes(128)) == []
     with pytest.raises(LimitExceeded, match="expected a message of at most 1000 bytes, got one of 16777215"):
         reading.feed(header(0, 7, 0, 0xFFFFFF))
 
@@ -201,9 +201,9 @@ def test_trailing_bytes_stay_unread() -> None:
     assert len(reading.reader) == 2
 
 
-@pytest.mark.parametrize("cut", range(1, 60))
+@pytest.mark.parametrize("cut", [*range(1, 30), *range(140, 160), 220, 221, 222])
 def test_every_prefix_waits(cut: int) -> None:
-    wire = chunk_message(6, 9, 1, 0x1000000, bytes(range(30)), 16)
+    wire = chunk_message(6, 9, 1, 0x1000000, bytes(range(200)), 128)
     try:
         messages = Reading().feed(wire[:cut])
     except PeerError as error:

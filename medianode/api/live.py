@@ -1,0 +1,42 @@
+"""What the dialects ask of the live state: how an ingress stands, and which Publication it feeds."""
+
+from __future__ import annotations
+
+from medianode import clock
+from medianode.control.ingress_state import State
+from medianode.control.lifecycle import IngressLives
+from medianode.routing.publication import Publication
+from medianode.routing.registry import Registry
+from medianode.store.ingresses import Ingress
+
+
+class Live:
+    """The stored row follows the live state by a moment; where both are known the live one is told."""
+
+    def __init__(self, registry: Registry, lives: IngressLives) -> None:
+        self._registry = registry
+        self._lives = lives
+
+    def publication(self, ingress: Ingress) -> Publication | None:
+        room = self._registry.find(ingress.room)
+        found = room.publications.get(ingress.participant_identity) if room and room.project_id == ingress.project_id else None
+        return found if found is not None and found.grant.ingress_id == ingress.id else None
+
+    def state(self, ingress: Ingress) -> State:
+        life = self._lives.life(ingress.id)
+        return State(ingress.state) if life is None else life.state
+
+    def error(self, ingress: Ingress) -> str | None:
+        """Why it was lost or failed, in words; None while all is well."""
+        life = self._lives.life(ingress.id)
+        return (ingress.error_message or ingress.error_code if life is None else life.message or life.code) or None
+
+    def viewers(self, ingress: Ingress) -> int:
+        """Of its room."""
+        room = self._registry.find(ingress.room)
+        return sum(room.viewers.values()) if room and room.project_id == ingress.project_id else 0
+
+
+def instant(seconds: float | None) -> str | None:
+    """RFC 3339 of a wallclock, or None."""
+    return None if seconds is None else clock.iso(seconds)

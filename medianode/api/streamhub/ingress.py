@@ -1,0 +1,280 @@
+"""StreamHub's ingress (contracts 2.2)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from medianode.api.fields import OptionalIdentity, RoomName, Text
+from medianode.api.live import Live, instant
+from medianode.api.problems import STREAMHUB
+from medianode.api.router import AnyRoute, Call, Empty, Route
+from medianode.api.shapes import Data, Page
+from medianode.api.urls import Ports, Urls
+from medianode.auth import Door, Permission, Principal
+from medianode.control.ingress_state import State
+from medianode.control.ingresses import LIST_LIMIT, Ingresses
+from medianode.control.projects import Projects
+from medianode.errors import InvalidRequest, NotEnabled, NotFound
+from medianode.origin import Origin
+from medianode.store.ingresses import Ingress as Row
+
+KINDS = (Door.RTMP, Door.WHIP, Door.URL)
+InputType = Literal["rtmp", "whip", "url"]
+Status = Literal["inactive", "buffering", "publishing", "error", "complete"]
+STATUS: dict[State, Status] = {
+    State.INACTIVE: "inactive",
+    State.BUFFERING: "buffering",
+    State.ACTIVE: "publishing",
+    State.ERROR: "error",
+    State.COMPLETE: "complete",
+}
+
+
+class NewIngress(msgspec.Struct, rename="camel"):
+    """`url` goes with inputType url. `requirePassword` (ours): the encoder must then bring the `stream_password` as well."""
+
+    input_type: InputType
+    room: RoomName = ""
+    participant_identity: OptionalIdentity = ""
+    participant_name: Text = ""
+    url: Annotated[str, Meta(max_length=2000)] = ""
+    enable_transcoding: bool = True
+    require_password: bool = False
+
+
+class Filter(msgspec.Struct):
+    """`q`: a part of id, room or participant."""
+
+    room: RoomName = ""
+    q: Annotated[str, Meta(max_length=200)] = ""
+    limit: Annotated[int, Meta(ge=1, le=LIST_LIMIT)] = 50
+    offset: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+
+
+class IngressGrant(msgspec.Struct, rename="camel", kw_only=True):
+    """What an encoder needs. `url` with `streamKey` behind it is the whole publish address."""
+
+    ingress_id: str
+    url: str
+    stream_key: str
+    room_name: str
+    rtmp_url: str = msgspec.field(name="rtmp_url")
+    rtmps_url: str = msgspec.field(name="rtmps_url")
+    stream_key_: str = msgspec.field(name="stream_key")
+    stream_password: str | UnsetType = msgspec.field(name="stream_password", default=UNSET)
+    requires_password: bool = msgspec.field(name="requires_password")
+    adaptive: bool = False
+    player_url: str = msgspec.field(name="player_url")
+    embed_iframe: str = msgspec.field(name="embed_iframe")
+
+
+class IngressRow(IngressGrant, rename="camel", kw_only=True):
+    """`bitrate` in bits per second; it, `width` and `height` are 0 while nothing comes."""
+
+    name: str
+    input_type: InputType
+    status: Status
+    participant_identity: str
+    bitrate: int
+    width: int
+    height: int
+    started_at: str | None
+    viewers: int
+    room: str
+    created_at: str
+    error: str | None
+
+
+class IngressDeleted(msgspec.Struct, rename="camel"):
+    ingress_id: str
+    deleted: bool = True
+
+
+class Password(msgspec.Struct):
+    password: Annotated[str, Meta(max_length=256)] = ""
+
+
+class Validity(msgspec.Struct, rename="camel"):
+    ingress_id: str
+    valid: bool
+
+
+class Ingress:
+    def __init__(self, projects: Projects, ingresses: Ingresses, live: Live, origin: Origin, ports: Ports) -> None:
+        self._projects = projects
+        self._ingresses = ingresses
+        self._live = live
+        self._origin = origin
+        self._ports = ports
+
+    @property
+    def routes(self) -> list[AnyRoute]:
+        common: dict[str, Any] = {"dialect": STREAMHUB, "tag": "StreamHub", "auth": Permission.LIVE}
+        many: dict[str, Any] = {"path": "/api/v1/apps/{app}/ingress", **common}
+        one: dict[str, Any] = {"path": "/api/v1/apps/{app}/ingress/{id}", **common}
+        return [
+            Route(
+                method="POST",
+                handler=self.create_ingress,
+                request=NewIngress,
+                response=Data[IngressGrant],
+                status=201,
+                errors=(501,),
+                summary="Make an ingress and its stream key",
+                request_example=NewIngress("rtmp", "demo", "obs"),
+                example=Data(_GRANT),
+                **many,
+            ),
+            Route(
+                method="GET",
+                handler=self.list_ingress,
+                query=Filter,
+                response=Page[IngressRow],
+                summary="List ingresses, newest first",
+                example=Page([_ROW], 1, 50, 0),
+                **many,
+            ),
+            Route(method="GET", handler=self.get_ingress, response=Data[IngressRow], summary="One ingress", example=Data(_ROW), **one),
+            Route(
+                method="DELETE",
+                handler=self.delete_ingress,
+                response=Data[IngressDeleted],
+                summary="Delete an ingress; its encoder is disconnected at once",
+                example=Data(IngressDeleted(_GRANT.ingress_id)),
+                **one,
+            ),
+            Route(
+                method="POST",
+                path="/api/v1/apps/{app}/ingress/{id}/validate",
+                handler=self.validate_ingress,
+                request=Password,
+                response=Data[Validity],
+                status=201,
+                summary="Is this the ingress's password? One without a password takes any",
+                request_example=Password("secret"),
+                example=Data(Validity(_GRANT.ingress_id, False)),
+                **common,
+            ),
+        ]
+
+    async def create_ingress(self, call: Call[Principal, NewIngress, Empty]) -> Data[IngressGrant]:
+        new = call.body
+        if new.input_type == "url" and not new.url:
+            raise InvalidRequest("url: expected an address with inputType url, got nothing")
+        if new.input_type != "rtmp":
+            raise NotEnabled(f"inputType {new.input_type} is not enabled on this node; use rtmp", code=f"{new.input_type}-not-enabled")
+        row = await self._ingresses.create(
+            await self._projects.get(call.path("app")),
+            Door.RTMP,
+            new.room,
+            new.participant_identity,
+            new.participant_name,
+            with_password=new.require_password,
+            enable_transcoding=new.enable_transcoding,
+        )
+        return Data(IngressGrant(**_grant(row, call.who.slug or "", self._urls(call))))
+
+    async def list_ingress(self, call: Call[Principal, Empty, Filter]) -> Page[IngressRow]:
+        wanted = call.query
+        project = await self._projects.get(call.path("app"))
+        rows, total = await self._ingresses.list(
+            project, room=wanted.room or None, kinds=KINDS, q=wanted.q, limit=wanted.limit, offset=wanted.offset
+        )
+        return Page([self._row(call, row) for row in rows], total, wanted.limit, wanted.offset)
+
+    async def get_ingress(self, call: Call[Principal, Empty, Empty]) -> Data[IngressRow]:
+        return Data(self._row(call, await self._find(call)))
+
+    async def delete_ingress(self, call: Call[Principal, Empty, Empty]) -> Data[IngressDeleted]:
+        row = await self._find(call)
+        await self._ingresses.delete(row.project_id, row.id)
+        return Data(IngressDeleted(row.id))
+
+    async def validate_ingress(self, call: Call[Principal, Password, Empty]) -> Data[Validity]:
+        row = await self._find(call)
+        return Data(Validity(row.id, await self._ingresses.validate_password(row.project_id, row.id, call.body.password)))
+
+    async def _find(self, call: Call[Principal, Any, Any]) -> Row:
+        row = await self._ingresses.get(call.who.project_id or "", call.path("id"))
+        if row.kind not in KINDS:
+            raise NotFound(f"no ingress {row.id}")
+        return row
+
+    def _urls(self, call: Call[Principal, Any, Any]) -> Urls:
+        return Urls.of(self._origin, call.request, self._ports)
+
+    def _row(self, call: Call[Principal, Any, Any], row: Row) -> IngressRow:
+        return ingress_row(row, _grant(row, call.who.slug or "", self._urls(call)), self._live)
+
+
+def ingress_row(row: Row, grant: dict[str, Any], live: Live) -> IngressRow:
+    publication = live.publication(row)
+    video = publication.video if publication else None
+    return IngressRow(
+        **grant,
+        name=row.participant_name or row.participant_identity,
+        input_type=_input_type(row),
+        status=STATUS[live.state(row)],
+        participant_identity=row.participant_identity,
+        bitrate=round(sum(m.bitrate for m in publication.meters.values())) if publication else 0,
+        width=video.width if video else 0,
+        height=video.height if video else 0,
+        started_at=instant(publication.opened_wallclock if publication else row.started_at),
+        viewers=live.viewers(row),
+        room=row.room,
+        created_at=instant(row.created_at) or "",
+        error=live.error(row),
+    )
+
+
+def _input_type(row: Row) -> InputType:
+    return "rtmp" if row.kind == Door.RTMP else "whip" if row.kind == Door.WHIP else "url"
+
+
+def _grant(row: Row, slug: str, urls: Urls) -> dict[str, Any]:
+    return {
+        "ingress_id": row.id,
+        "url": urls.rtmp,
+        "stream_key": row.stream_key,
+        "room_name": row.room,
+        "rtmp_url": urls.rtmp,
+        "rtmps_url": urls.rtmps,
+        "stream_key_": row.stream_key,
+        "stream_password": UNSET if row.password is None else row.password,
+        "requires_password": row.password is not None,
+        "player_url": urls.play(slug, row.room),
+        "embed_iframe": urls.iframe(slug, row.room),
+    }
+
+
+_COMMON: dict[str, Any] = {
+    "ingress_id": "IN_a1B2c3D4e5F6",
+    "url": "rtmp://media.example.com:1935/live",
+    "stream_key": "x" * 32,
+    "room_name": "live-demo",
+    "rtmp_url": "rtmp://media.example.com:1935/live",
+    "rtmps_url": "rtmps://media.example.com:1935/live",
+    "stream_key_": "x" * 32,
+    "requires_password": False,
+    "player_url": "https://media.example.com/play/live/live-demo",
+    "embed_iframe": '<iframe src="https://media.example.com/embed/live/live-demo" …></iframe>',
+}
+_GRANT = IngressGrant(**_COMMON)
+_ROW = IngressRow(
+    **_COMMON,
+    name="OBS Studio",
+    input_type="rtmp",
+    status="publishing",
+    participant_identity="obs",
+    bitrate=2_501_000,
+    width=1280,
+    height=720,
+    started_at="2026-03-29T14:30:00.000Z",
+    viewers=3,
+    room="live-demo",
+    created_at="2026-03-29T14:00:00.000Z",
+    error=None,
+)

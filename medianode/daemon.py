@@ -1,0 +1,292 @@
+"""The composition root: the only file that knows every floor. Reads as the order of life."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+from medianode import clock, telemetry
+from medianode.api import Api, Ports, sections
+from medianode.auth import FailedLogins
+from medianode.certificate import Certificate, open_certificate
+from medianode.config import Config, split_listen
+from medianode.control.first_start import FirstStart, first_start
+from medianode.control.gatekeeper import HouseGatekeeper
+from medianode.control.ingresses import Ingresses
+from medianode.control.keys import Keys
+from medianode.control.lifecycle import IngressLives
+from medianode.control.projects import Projects
+from medianode.egress.hls import HlsService
+from medianode.egress.mjpeg import MjpegDoor
+from medianode.egress.rtmp_play import RtmpPlayDesk
+from medianode.egress.ws_live import WsLiveDoor
+from medianode.errors import ConfigError, PeerGone, StorageError
+from medianode.events import Bus, IngressDeleted
+from medianode.ingress.rtmp import RtmpDoor
+from medianode.ingress.ws_jpeg import WsJpegDoor
+from medianode.life import LoopLag, Notifier, feed_watchdog, register_process_metrics
+from medianode.listener import HttpListener
+from medianode.origin import Origin
+from medianode.routing.publication import Publication
+from medianode.routing.registry import Registry
+from medianode.store.database import Database, open_database
+from medianode.tasks import background, listen_tcp
+from medianode.transcode.renditions import Renditions
+from medianode.web.pages import Pages
+
+log = logging.getLogger("medianode.daemon")
+MAX_LAG = 5.0
+"""Seconds: a loop that has not turned for so long is not healthy."""
+PING_TIMEOUT = 2.0
+
+
+@dataclass(slots=True)
+class Ready:
+    """What the daemon tells once it serves: to the terminal, and to tests."""
+
+    http_port: int
+    rtmp_port: int
+    data_dir: Path
+    first: FirstStart
+    certificate: Certificate
+
+
+class Daemon:
+    """`async with Daemon(config).running() as ready: …` serves until the block is left; `serve` does so until SIGTERM or SIGINT."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.bus = Bus()
+        self.registry = Registry(self.bus, config.limits)
+        self.lag = LoopLag()
+        self._database: Database | None = None
+        self._frozen: set[Publication] = set()
+        self._stopping = False
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Ready]:
+        config, limits = self.config, self.config.limits
+        data_dir = Path(config.data_dir)
+        async with contextlib.AsyncExitStack() as stack:
+            # sockets first: a port that is taken is the most common mistake, and costs nothing to find out
+            http = _listen(config.http.listen, "http.listen")
+            rtmp = _listen(config.rtmp.listen, "rtmp.listen")
+            rtmps = _listen(config.rtmp.tls_listen, "rtmp.tls_listen") if config.rtmp.tls_listen else []
+            for sock in (*http, *rtmp, *rtmps):
+                stack.callback(sock.close)
+            database = await stack.enter_async_context(open_database(config.store.url, data_dir, secret_file=config.store.secret_file))
+            self._database = database
+            certificate = await asyncio.to_thread(open_certificate, config, data_dir)
+            first = await first_start(database, data_dir)
+
+            projects = Projects(database, self.bus)
+            keys = Keys(database, self.bus)
+            ingresses = Ingresses(database, self.bus, rooms=limits.rooms)
+            lives = IngressLives(database, self.bus)
+            await lives.recover()
+            failed = FailedLogins(limits.failed_logins_per_minute)
+            gatekeeper = HouseGatekeeper(projects, keys, ingresses, failed, hold=config.ingress.hold)
+            self.bus.subscribe(IngressDeleted, self._ingress_deleted)
+            await self._warn_of_open_projects(projects)
+
+            origin = Origin(config.public_url, config.http.trusted_proxies)
+            ports = Ports(rtmp=rtmp[0].getsockname()[1])
+            renditions = await stack.enter_async_context(Renditions(limits, config.mjpeg, config.hls))
+            hls = HlsService(self.registry, self.bus, gatekeeper, renditions, config, origin)
+            door = RtmpDoor(
+                config, self.registry, gatekeeper, certificate.context, RtmpPlayDesk(limits.reader_bytes, limits.viewers_per_room)
+            )
+            api = Api(sections(config, origin, ports, self.registry, projects, keys, ingresses, lives), gatekeeper, origin, limits)
+            listener = HttpListener(limits, certificate.context)
+            app = web.Application(middlewares=[listener.middleware, api.middleware], client_max_size=limits.http_body_bytes)
+            app.add_routes(self._own_routes())
+            for component in (
+                api,
+                hls,
+                MjpegDoor(config, gatekeeper, self.registry, renditions, origin),
+                WsLiveDoor(config, gatekeeper, self.registry, renditions, origin),
+                WsJpegDoor(config.ws_jpeg, limits, gatekeeper, self.registry, origin),
+                Pages(config, origin, gatekeeper, self.registry, lambda: certificate.pem),
+            ):
+                app.add_routes(component.routes())
+
+            self._register_metrics()
+            notifier = Notifier()
+            services = (
+                self.lag.serve(),
+                self._watch_publications(),
+                feed_watchdog(notifier, self._complaint),
+                keys.serve(),
+                lives.serve(),
+            )
+            async with (
+                background(*services),
+                background(hls.serve()),
+                background(listener.serve(app, http)),
+                background(door.serve(rtmp, rtmps)),
+            ):
+                await asyncio.sleep(0)
+                notifier.tell("READY=1", "STATUS=serving")
+                try:
+                    yield Ready(http[0].getsockname()[1], ports.rtmp, data_dir, first, certificate)
+                finally:
+                    self._stopping = True
+                    notifier.tell("STOPPING=1")
+                    await self._drain(door)
+
+    async def _drain(self, door: RtmpDoor) -> None:
+        """Publishers out first, so that their ends are written down and their readers see them."""
+        try:
+            async with asyncio.timeout(self.config.limits.shutdown_grace):
+                await door.drain()
+                for publication in self.registry.publications:
+                    publication.kick(PeerGone("the server is stopping", code="shutdown"))
+                while self.registry.publications:  # noqa: ASYNC110 - a few turns at the end of life, from doors of all kinds
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            log.warning("%d publications did not end in %g s", len(self.registry.publications), self.config.limits.shutdown_grace)
+
+    def _ingress_deleted(self, event: IngressDeleted) -> None:
+        self.registry.kick_ingress(event.ingress_id, PeerGone("the ingress was deleted", code="ingress-deleted"))
+        room = self.registry.find(event.room)
+        if room is not None:
+            room.release(event.identity)
+
+    async def _warn_of_open_projects(self, projects: Projects) -> None:
+        for project in await projects.list():
+            if project.open_publish:
+                log.warning(
+                    "project %s is OPEN: anybody who reaches the RTMP port may publish without a key "
+                    "(PATCH /api/v1/projects/%s with openPublish false closes it)",
+                    project.slug,
+                    project.slug,
+                )
+
+    # health
+
+    async def _watch_publications(self) -> None:
+        """Once a second: rates, and video that stopped while its connection lives."""
+        while True:
+            await asyncio.sleep(1.0)
+            now = clock.now()
+            for publication in self.registry.publications:
+                for meter in publication.meters.values():
+                    meter.sample(now)
+                self._watch_frozen(publication, now)
+
+    def _watch_frozen(self, publication: Publication, now: float) -> None:
+        video = publication.video
+        frozen = video is not None and publication.active and now - publication.meters[video.id].last_at > self.config.ingress.frozen_video
+        if frozen != publication.health.frozen_video:
+            publication.health.frozen_video = frozen
+            fields = {"room": publication.grant.room, "identity": publication.grant.identity}
+            if frozen:
+                publication.health.last_error = f"no video for {self.config.ingress.frozen_video:g} s while the connection lives"
+                log.warning("video frozen", extra={"fields": fields})
+            else:
+                log.info("video is back", extra={"fields": fields})
+
+    def _complaint(self) -> str:
+        """Empty while all is well. One frozen camera is its own fault; when none of them makes progress, it is ours."""
+        if clock.now() - self.lag.turned_at > MAX_LAG:
+            return f"the loop has not turned for {MAX_LAG:g} s"
+        active = [p for p in self.registry.publications if p.active]
+        stalled = self.config.ingress.silence * 3
+        if len(active) > 1 and all(clock.now() - p.last_packet_at > stalled for p in active):
+            return f"none of {len(active)} live publications has made progress for {stalled:g} s"
+        return ""
+
+    def _own_routes(self) -> list[web.RouteDef]:
+        return [web.get("/healthz", self._healthz), web.get("/readyz", self._readyz), web.get("/metrics", self._metrics)]
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        complaint = self._complaint()
+        return web.json_response({"status": complaint or "ok"}, status=503 if complaint else 200, headers={"Cache-Control": "no-store"})
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        """Ready: the database answers and the node is not stopping."""
+        why = "stopping" if self._stopping else ""
+        if not why and self._database is not None:
+            try:
+                async with asyncio.timeout(PING_TIMEOUT):
+                    await self._database.ping()
+            except (TimeoutError, StorageError) as e:
+                why = f"database: {e}"
+        return web.json_response({"status": why or "ready"}, status=503 if why else 200, headers={"Cache-Control": "no-store"})
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        return web.Response(body=telemetry.exposition(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    def _register_metrics(self) -> None:
+        register_process_metrics()
+        registry = self.registry
+        telemetry.gauge("medianode_rooms", "Rooms by state", "state", read=lambda: _room_states(registry))
+        telemetry.gauge(
+            "medianode_publications", "Publications by door", "door", read=lambda: _count(p.door for p in registry.publications)
+        )
+        telemetry.gauge(
+            "medianode_publication_bytes",
+            "Media bytes of each live publication",
+            *("room", "identity", "track"),
+            read=lambda: [
+                ((p.grant.room, p.grant.identity, t.codec.value), p.meters[t.id].nbytes) for p in registry.publications for t in p.tracks
+            ],
+        )
+        telemetry.gauge(
+            "medianode_publication_packets",
+            "Packets of each live publication",
+            *("room", "identity", "track"),
+            read=lambda: [
+                ((p.grant.room, p.grant.identity, t.codec.value), p.meters[t.id].packets) for p in registry.publications for t in p.tracks
+            ],
+        )
+        telemetry.gauge(
+            "medianode_viewers",
+            "Viewers by door",
+            "door",
+            read=lambda: _sum((door, n) for room in registry for door, n in room.viewers.items()),
+        )
+
+
+async def serve(config: Config, greet: Callable[[Ready], None]) -> None:
+    """Until SIGTERM or SIGINT; `greet` is called once all doors are open."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with Daemon(config).running() as ready:
+        greet(ready)
+        await stop.wait()
+        log.info("stopping")
+    log.info("stopped")
+
+
+def _listen(value: str, key: str) -> list[socket.socket]:
+    host, port = split_listen(value, key)
+    try:
+        return listen_tcp(host, port)
+    except OSError as e:
+        raise ConfigError(f"{key}: cannot listen on {value}: {e.strerror or e} (medianode doctor tells more)") from None
+
+
+def _room_states(registry: Registry) -> list[telemetry.Sample]:
+    return _count("held" if room.held else "live" if room.on_air else "idle" for room in registry)
+
+
+def _count(values: Iterable[str]) -> list[telemetry.Sample]:
+    return _sum((value, 1) for value in values)
+
+
+def _sum(pairs: Iterable[tuple[str, int]]) -> list[telemetry.Sample]:
+    totals: dict[str, int] = {}
+    for key, n in pairs:
+        totals[key] = totals.get(key, 0) + n
+    return [((key,), n) for key, n in totals.items()]

@@ -1,0 +1,170 @@
+"""`medianode doctor`: looks at what a node needs and says what to change. Each check is one line: ok, warn or fail."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from medianode import clock
+from medianode.certificate import Certificate
+from medianode.config import Config, split_listen
+from medianode.errors import ConfigError, MedianodeError
+from medianode.store.database import open_database
+from medianode.tasks import listen_tcp
+from medianode.transcode.inventory import missing_codecs
+
+MIN_DISK = 1 << 30
+PROBE_BYTES = 16 << 20
+SLOW_DISK = 20e6
+SLOW_SYNC = 0.1
+MIN_CLOCK = 1_735_689_600
+"""2025-01-01: a box without a battery wakes in 1970."""
+MIN_DESCRIPTORS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`level`: ok, warn or fail. `advice` says what to change, empty when all is well."""
+
+    level: str
+    subject: str
+    text: str
+    advice: str = ""
+
+
+async def examine(config: Config) -> AsyncIterator[Finding]:
+    """All checks, in the order in which they matter. Changes nothing but what a start would."""
+    for finding in _ports(config):
+        yield finding
+    data_dir = Path(config.data_dir)
+    for finding in await asyncio.to_thread(lambda: list(_disk(data_dir))):
+        yield finding
+    yield await _database(config, data_dir)
+    for finding in _certificate(config, data_dir):
+        yield finding
+    for finding in _machine():
+        yield finding
+    missing = await asyncio.to_thread(missing_codecs)
+    if missing:
+        yield Finding(
+            "warn", "codecs", f"missing in this PyAV: {', '.join(missing)}", "renditions that need them fail; install PyAV's wheel"
+        )
+    else:
+        yield Finding("ok", "codecs", "all decoders and encoders for renditions are there (no ffmpeg program is needed)")
+
+
+def _ports(config: Config) -> Iterator[Finding]:
+    wanted = [("http.listen", config.http.listen), ("rtmp.listen", config.rtmp.listen)]
+    if config.rtmp.tls_listen:
+        wanted.append(("rtmp.tls_listen", config.rtmp.tls_listen))
+    for key, value in wanted:
+        host, port = split_listen(value, key)
+        try:
+            for sock in listen_tcp(host, port):
+                sock.close()
+            yield Finding("ok", "port", f"{key} {value} is free")
+        except OSError as e:
+            if _is_medianode(host, port) and key == "http.listen":
+                yield Finding("ok", "port", f"{key} {value} is served by a running medianode")
+                continue
+            advice = "stop what holds it (ss -ltnp shows it) or set another port"
+            if isinstance(e, PermissionError):
+                advice = "ports under 1024 want CAP_NET_BIND_SERVICE (AmbientCapabilities= in the unit)"
+            yield Finding("warn", "port", f"{key} {value}: {e.strerror or e}", f"{advice}; nothing to do if it is medianode itself")
+
+
+def _is_medianode(host: str | None, port: int) -> bool:
+    try:
+        with closing(socket.create_connection((host or "127.0.0.1", port), 1)) as sock:
+            sock.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            return b'"ready"' in sock.recv(4096)
+    except OSError:
+        return False
+
+
+def _disk(data_dir: Path) -> Iterator[Finding]:
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(data_dir).free
+        level = "ok" if free >= MIN_DISK else "fail"
+        yield Finding(
+            level, "disk space", f"{free / 1e9:.1f} GB free at {data_dir.resolve()}", "" if level == "ok" else "make room: 1 GB at least"
+        )
+        with tempfile.TemporaryFile(dir=data_dir) as file:
+            block = os.urandom(1 << 20)
+            start = clock.now()
+            for _ in range(PROBE_BYTES >> 20):
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+            rate = PROBE_BYTES / max(1e-6, clock.now() - start)
+            start = clock.now()
+            file.write(b"x" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+            sync = clock.now() - start
+    except OSError as e:
+        yield Finding(
+            "fail", "disk", f"{data_dir}: {e.strerror or e}", "the data directory must be writable: see data_dir, StateDirectory="
+        )
+        return
+    slow = rate < SLOW_DISK or sync > SLOW_SYNC
+    advice = "a slow card will do without DVR and recording only" if slow else ""
+    yield Finding("warn" if slow else "ok", "disk speed", f"writes {rate / 1e6:.0f} MB/s, one fsync {sync * 1000:.1f} ms", advice)
+
+
+async def _database(config: Config, data_dir: Path) -> Finding:
+    try:
+        async with open_database(config.store.url, data_dir, secret_file=config.store.secret_file) as database:
+            await database.ping()
+            return Finding("ok", "database", database.description)
+    except MedianodeError as e:
+        return Finding("fail", "database", e.message, "see [store] in the configuration")
+
+
+def _certificate(config: Config, data_dir: Path) -> Iterator[Finding]:
+    chain = Path(config.tls.certificate) if config.tls.certificate else data_dir / "tls.crt"
+    key = Path(config.tls.key) if config.tls.key else data_dir / "tls.key"
+    if not config.tls.certificate and not chain.exists():
+        yield Finding("ok", "certificate", "none yet: the first start makes one")
+        return
+    try:
+        certificate = Certificate(chain, key, self_made=not config.tls.certificate)
+    except ConfigError as e:
+        yield Finding("fail", "certificate", e.message, "give a PEM chain and its key, readable by the service's user")
+        return
+    days = certificate.days_left
+    if days < 14:
+        yield Finding("fail" if days <= 0 else "warn", "certificate", f"ends in {days:.0f} days", "renew it")
+    host = urlsplit(config.public_url).hostname
+    if host and host not in certificate.names and not any(n.startswith("*.") and host.endswith(n[1:]) for n in certificate.names):
+        yield Finding(
+            "fail", "certificate", f"not good for {host}, only for {', '.join(certificate.names)}", "RTMPS clients will refuse it"
+        )
+    else:
+        kind = "self-made: encoders must trust it (download it from the start page)" if certificate.self_made else "the operator's"
+        yield Finding("ok", "certificate", f"{kind}; good for {', '.join(certificate.names)}; {days:.0f} days left")
+
+
+def _machine() -> Iterator[Finding]:
+    if clock.wallclock() < MIN_CLOCK:
+        yield Finding(
+            "fail", "clock", f"it says {clock.iso(clock.wallclock())}", "set it (timedatectl set-ntp true): tokens and certificates need it"
+        )
+    else:
+        synced = Path("/run/systemd/timesync/synchronized").exists()
+        yield Finding("ok", "clock", clock.iso(clock.wallclock()) + (", synchronised" if synced else ""))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < MIN_DESCRIPTORS:
+        yield Finding("warn", "descriptors", f"limit {soft} (hard {hard})", "ulimit -n 65536, or LimitNOFILE= in the unit")
+    else:
+        yield Finding("ok", "descriptors", f"limit {soft}")

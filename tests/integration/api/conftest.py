@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from yarl import URL
+
+from medianode import clock, tasks
+from medianode.api import Api, Ports
+from medianode.auth import Door, FailedLogins
+from medianode.config import Config
+from medianode.control.gatekeeper import HouseGatekeeper
+from medianode.control.ingresses import Ingresses
+from medianode.control.keys import Keys
+from medianode.control.lifecycle import IngressLives
+from medianode.control.projects import Projects
+from medianode.errors import MedianodeError, PeerGone
+from medianode.events import Bus, IngressDeleted
+from medianode.media.packet import Packet
+from medianode.media.track import Codec, Track
+from medianode.origin import Origin
+from medianode.routing.publication import Publication
+from medianode.routing.registry import Registry
+from medianode.routing.room import Room
+from medianode.store.database import Database, open_database
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: Any
+    body: Any
+
+    @property
+    def data(self) -> Any:
+        return self.body["data"]
+
+
+@dataclass
+class House:
+    """The API over real use cases, a real database and real rooms, behind a real HTTP server; `kicked` is what doors were told."""
+
+    db: Database
+    config: Config
+    kicked: list[MedianodeError] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.bus = Bus()
+        self.registry = Registry(self.bus, self.config.limits)
+        self.projects = Projects(self.db, self.bus)
+        self.keys = Keys(self.db, self.bus)
+        self.ingresses = Ingresses(self.db, self.bus, rooms=self.config.limits.rooms)
+        self.lives = IngressLives(self.db, self.bus)
+        failed = FailedLogins(self.config.limits.failed_logins_per_minute)
+        self.gate = HouseGatekeeper(self.projects, self.keys, self.ingresses, failed, hold=self.config.ingress.hold)
+        self.bus.subscribe(IngressDeleted, self._deleted)  # as the daemon wires it
+        origin = Origin(self.config.public_url, self.config.http.trusted_proxies)
+        self.api = Api(
+            self.config, origin, self.gate, self.registry, self.projects, self.keys, self.ingresses, self.lives, Ports(rtmp=1935)
+        )
+        self.app = web.Application(middlewares=[self.api.middleware])
+        self.app.add_routes(self.api.routes())
+        self.client: TestClient[Any, Any] | None = None
+        self.admin = self.live = ""
+
+    def _deleted(self, event: IngressDeleted) -> None:
+        self.registry.kick_ingress(event.ingress_id, PeerGone("the ingress was deleted", code="ingress-deleted"))
+
+    async def key(self, *permissions: str, project: str | None = None) -> str:
+        return (await self.keys.create("test", permissions, project)).secret
+
+    async def ask(
+        self, method: str, path: str, json: Any = None, *, key: str | None = None, data: Any = None, headers: dict[str, str] | None = None
+    ) -> Answer:
+        """`path` goes out as it is written. `key` None is the key of project `live`, "" none at all."""
+        assert self.client is not None
+        sent = dict(headers or {})
+        key = self.live if key is None else key
+        if key:
+            sent["Authorization"] = f"Bearer {key}"
+        if json is not None:
+            data, sent["Content-Type"] = msgspec.json.encode(json), "application/json"
+        url = URL(str(self.client.make_url("/")).rstrip("/") + path, encoded=True)
+        async with self.client.session.request(method, url, data=data, headers=sent, allow_redirects=False) as response:
+            raw = await response.read()
+            body = msgspec.json.decode(raw) if raw and response.content_type == "application/json" else raw
+            return Answer(response.status, response.headers, body)
+
+    async def publish(self, key: str, *, door: Door = Door.RTMP, tracks: tuple[Track, ...] | None = None) -> tuple[Room, Publication]:
+        grant = await self.gate.publish(door, "live", key)
+        room, publication = self.registry.publish(grant, door.value, "192.0.2.7", self.kicked.append)
+        if tracks is None:
+            codec = Codec.MJPEG if door is Door.WS_MJPEG else Codec.H264
+            tracks = (Track(1, codec, 90_000, width=1280, height=720, frame_rate=30.0),)
+        publication.set_tracks(tracks)
+        publication.write(Packet(tracks[0], b"\0" * 1000, 6000, 3000, True, clock.now()))
+        return room, publication
+
+
+@pytest.fixture
+def bugs(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+    """What was reported as our fault."""
+    found: list[BaseException] = []
+
+    def report(place: str, error: BaseException) -> None:
+        found.append(error)
+
+    monkeypatch.setattr(tasks, "report_bug", report)
+    monkeypatch.setattr("medianode.api.server.report_bug", report)
+    return found
+
+
+MakeHouse = Callable[..., Awaitable[House]]
+
+
+@pytest.fixture
+async def make_house(tmp_path: Path, bugs: list[BaseException]) -> AsyncIterator[MakeHouse]:
+    """Makes a House; each test ends with no bug reported that it did not take out of `bugs`."""
+    async with AsyncExitStack() as closing:
+
+        async def make(config: Config | None = None, database_url: str = "") -> House:
+            db = await closing.enter_async_context(open_database(database_url, tmp_path, environ={}))
+            house = House(db, config or Config(public_url="https://media.example.com"))
+            await house.projects.create("live")
+            await house.projects.create("other")
+            house.admin = await house.key("admin")
+            house.live = await house.key("live", project="live")
+            house.client = await closing.enter_async_context(TestClient(TestServer(house.app)))
+            return house
+
+        yield make
+    assert bugs == []
+
+
+@pytest.fixture
+async def house(make_house: MakeHouse) -> House:
+    return await make_house()
