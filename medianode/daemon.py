@@ -14,7 +14,7 @@ from pathlib import Path
 from aiohttp import web
 
 from medianode import clock, telemetry
-from medianode.api import Api, Ports, sections
+from medianode.api import Api, Ports
 from medianode.auth import FailedLogins
 from medianode.certificate import Certificate, open_certificate
 from medianode.config import Config, split_listen
@@ -27,11 +27,12 @@ from medianode.control.projects import Projects
 from medianode.egress.hls import HlsService
 from medianode.egress.mjpeg import MjpegDoor
 from medianode.egress.rtmp_play import RtmpPlayDesk
-from medianode.egress.ws_live import WsLiveDoor
+from medianode.egress.screen import Screens
+from medianode.egress.ws_live import LiveSocketDoor
 from medianode.errors import ConfigError, PeerGone, StorageError
 from medianode.events import Bus, IngressDeleted
 from medianode.ingress.rtmp import RtmpDoor
-from medianode.ingress.ws_jpeg import WsJpegDoor
+from medianode.ingress.ws_jpeg import CameraDoor
 from medianode.life import LoopLag, Notifier, feed_watchdog, register_process_metrics
 from medianode.listener import HttpListener
 from medianode.origin import Origin
@@ -98,23 +99,24 @@ class Daemon:
             await self._warn_of_open_projects(projects)
 
             origin = Origin(config.public_url, config.http.trusted_proxies)
-            ports = Ports(rtmp=rtmp[0].getsockname()[1])
+            ports = Ports(rtmp=rtmp[0].getsockname()[1], rtmps=rtmps[0].getsockname()[1] if rtmps else 0)
             renditions = await stack.enter_async_context(Renditions(limits, config.mjpeg, config.hls))
             hls = HlsService(self.registry, self.bus, gatekeeper, renditions, config, origin)
             door = RtmpDoor(
                 config, self.registry, gatekeeper, certificate.context, RtmpPlayDesk(limits.reader_bytes, limits.viewers_per_room)
             )
-            api = Api(sections(config, origin, ports, self.registry, projects, keys, ingresses, lives), gatekeeper, origin, limits)
+            api = Api(config, origin, gatekeeper, self.registry, projects, keys, ingresses, lives, ports)
+            screens = Screens(renditions, config.mjpeg)
             listener = HttpListener(limits, certificate.context)
             app = web.Application(middlewares=[listener.middleware, api.middleware], client_max_size=limits.http_body_bytes)
             app.add_routes(self._own_routes())
             for component in (
                 api,
                 hls,
-                MjpegDoor(config, gatekeeper, self.registry, renditions, origin),
-                WsLiveDoor(config, gatekeeper, self.registry, renditions, origin),
-                WsJpegDoor(config.ws_jpeg, limits, gatekeeper, self.registry, origin),
-                Pages(config, origin, gatekeeper, self.registry, lambda: certificate.pem),
+                MjpegDoor(config.mjpeg, limits, gatekeeper, self.registry, origin, screens),
+                LiveSocketDoor(limits, gatekeeper, self.registry, origin, screens),
+                CameraDoor(config.ws_jpeg, limits, gatekeeper, self.registry, origin),
+                Pages(config, origin, gatekeeper, self.registry, lambda: certificate.pem, rtmp_port=ports.rtmp),
             ):
                 app.add_routes(component.routes())
 

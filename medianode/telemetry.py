@@ -66,10 +66,12 @@ _families: dict[str, Counter | Gauge] = {}
 
 
 def counter(name: str, text: str, *labels: str) -> Counter:
-    """The counter of this name, made on first use."""
+    """The counter of this name, made on first use. Raises ValueError where it was made with other labels."""
     found = _families.get(name)
-    if not isinstance(found, Counter):
+    if found is None:
         found = _families[name] = Counter(name, text, labels)
+    if not isinstance(found, Counter) or found.label_names != labels:
+        raise ValueError(f"{name} exists already as {type(found).__name__} with labels {found.label_names}, wanted {labels}")
     return found
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import subprocess
 import tempfile
@@ -14,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+DATABASE = "medianode_test"
 
 
 class PostgresCluster:
@@ -24,14 +25,20 @@ class PostgresCluster:
         self.root = root
         self.as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
 
-    def run(self, program: str, *arguments: str) -> None:
-        command = [*self.as_user, str(self.programs / program), *arguments]
+    def control(self, program: str, *arguments: str) -> None:
+        self._run([*self.as_user, str(self.programs / program), *arguments])
+
+    def sql(self, database: str, *statements: str) -> None:
+        client = [str(self.programs / "psql"), "-X", "-q", "-h", str(self.root), "-U", "postgres", "-v", "ON_ERROR_STOP=1", "-d", database]
+        self._run([*client, *(argument for statement in statements for argument in ("-c", statement))])
+
+    def _run(self, command: list[str]) -> None:
         # a file, not a pipe: the server inherits it, and a pipe would stay open as long as the server runs
         with (self.root / "output").open("w+") as output:
             code = subprocess.run(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd=self.root, timeout=60).returncode
             output.seek(0)
             if code:
-                raise RuntimeError(f"{program} exited with {code}: {output.read()[-2000:]}")
+                raise RuntimeError(f"{command} exited with {code}: {output.read()[-2000:]}")
 
     def url(self, database: str) -> str:
         return f"postgresql://postgres@/{database}?host={self.root}"
@@ -56,25 +63,27 @@ def postgres() -> Iterator[PostgresCluster]:
     try:
         if cluster.as_user:
             shutil.chown(root, "postgres")
-        cluster.run("initdb", "-D", f"{root}/data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
-        options = f"-k {root} -c listen_addresses= -c fsync=off -c max_connections=50"
-        cluster.run("pg_ctl", "-D", f"{root}/data", "-o", options, "-w", "-l", f"{root}/log", "start")
+        cluster.control("initdb", "-D", f"{root}/data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        options = f"-k {root} -c listen_addresses= -c fsync=off -c synchronous_commit=off -c max_connections=50"
+        cluster.control("pg_ctl", "-D", f"{root}/data", "-o", options, "-w", "-l", f"{root}/log", "start")
         try:
+            cluster.sql("postgres", f"CREATE DATABASE {DATABASE}")
             yield cluster
         finally:
-            cluster.run("pg_ctl", "-D", f"{root}/data", "-m", "immediate", "-w", "stop")
+            cluster.control("pg_ctl", "-D", f"{root}/data", "-m", "immediate", "-w", "stop")
     finally:
         shutil.rmtree(root)
 
 
 @pytest.fixture
-def postgres_url(postgres: PostgresCluster) -> Iterator[str]:
-    """The URL of an empty database, dropped after the test."""
-    name = f"t_{secrets.token_hex(6)}"
-    options = ("-h", str(postgres.root), "-U", "postgres")
-    postgres.run("createdb", *options, name)
-    yield postgres.url(name)
-    postgres.run("dropdb", *options, "--force", name)
+def postgres_url(postgres: PostgresCluster) -> str:
+    """The URL of an empty database. It is the same one for all tests, emptied before each: cheaper by far than a new one."""
+    postgres.sql(
+        "postgres",
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{DATABASE}' AND pid <> pg_backend_pid()",
+    )
+    postgres.sql(DATABASE, "SET client_min_messages = warning", "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+    return postgres.url(DATABASE)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -31,7 +31,8 @@ from medianode.routing.room import Room
 from medianode.tasks import Gate, TaskSet, accept, readable, report_bug
 
 log = logging.getLogger("medianode.rtmp")
-SESSIONS = telemetry.counter("medianode_sessions_total", "Sessions by door and how they ended", "door", "code")
+SESSIONS = telemetry.counter("medianode_sessions_total", "Sessions opened, by door", "door")
+ENDS = telemetry.counter("medianode_session_ends_total", "Sessions ended, by door and code", "door", "code")
 BYTES = telemetry.counter("medianode_bytes_total", "Bytes by door and direction", "door", "direction")
 AUTH_APP = "auth"
 """`rtmp://host/<project>/auth`: asks for user and password (Adobe's challenge), which encoders only send when asked."""
@@ -97,7 +98,7 @@ class RtmpDoor:
         try:
             self.gate.enter(peer)
         except PeerError as e:
-            SESSIONS.labels("rtmp", e.code).value += 1
+            ENDS.labels("rtmp", e.code).value += 1
             sock.close()
             return
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -121,7 +122,7 @@ class RtmpDoor:
         except (PeerError, OSError, ssl.SSLError, TimeoutError) as e:
             # never got as far as RTMP: port scanners, wrong protocols, clients that refuse our certificate
             code = e.code if isinstance(e, PeerError) else "tls-failed"
-            SESSIONS.labels("rtmp", code).value += 1
+            ENDS.labels("rtmp", code).value += 1
             log.debug("%s: %s: %s", peer, code, e)
         finally:
             if session is None or session.transport is None:
@@ -196,7 +197,7 @@ class RtmpSession(asyncio.Protocol):
             self._unpublish(stream_id, code, str(error or ""), failed=error is not None and code not in ("takeover", "shutdown"))
         for player in self._playing.values():
             player.close()
-        SESSIONS.labels(self._scheme, code).value += 1
+        ENDS.labels(self._scheme, code).value += 1
         level = logging.INFO if self._connect else logging.DEBUG
         if log.isEnabledFor(level):
             fields = {
@@ -292,6 +293,7 @@ class RtmpSession(asyncio.Protocol):
 
     def _on_connect(self, event: m.Connect) -> None:
         self._connect = event
+        SESSIONS.labels(self._scheme).value += 1
         telemetry.session(
             log, "opened", peer=self._peer, door=self._scheme, app=event.app[:80], agent=str(event.params.get("flashVer", ""))[:40]
         )

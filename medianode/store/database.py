@@ -258,7 +258,8 @@ def _migrate(connection: Connection) -> None:
             f"the database has schema {current}, this program knows up to {script.get_current_head()}: it was opened by a newer medianode",
             code="schema-newer",
         )
-    command.upgrade(config, "head")
+    if current != script.get_current_head():
+        command.upgrade(config, "head")
 
 
 async def _unlock(connection: AsyncConnection, data_dir: Path, secret_file: str, credentials: str) -> Secrets:

@@ -92,13 +92,13 @@ class Rendition:
     def dropped(self) -> dict[str, int]:
         """What the mailbox and the stages dropped, by cause."""
         merged = dict(self.tally.dropped)
-        for cause, count in (self._mailbox.dropped if self._mailbox else {}).items():
+        for cause, count in ({} if self._mailbox is None else self._mailbox.dropped).items():
             merged[cause] = merged.get(cause, 0) + count
         return merged
 
     @property
     def queued(self) -> int:
-        return len(self._mailbox) if self._mailbox else 0
+        return 0 if self._mailbox is None else len(self._mailbox)
 
     @property
     def transcodes(self) -> bool:

@@ -7,6 +7,12 @@ from __future__ import annotations
 
 import sys
 
+if __name__ == "__main__":
+    import atheris
+
+    with atheris.instrument_imports(include=["medianode"]):
+        import medianode.protocols.amf  # noqa: F401
+
 from medianode.errors import PeerError
 from medianode.protocols.amf import Value, decode_amf0, decode_amf3
 
@@ -35,9 +41,6 @@ def one_input(data: bytes) -> None:
 
 
 def main() -> None:
-    import atheris
-
-    atheris.instrument_all()
     atheris.Setup(sys.argv, one_input)
     atheris.Fuzz()
 

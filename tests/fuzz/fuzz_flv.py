@@ -7,6 +7,12 @@ from __future__ import annotations
 
 import sys
 
+if __name__ == "__main__":
+    import atheris
+
+    with atheris.instrument_imports(include=["medianode"]):
+        import medianode.protocols.flv  # noqa: F401
+
 from medianode.errors import PeerError
 from medianode.protocols.flv import parse_audio, parse_video
 
@@ -22,9 +28,6 @@ def one_input(data: bytes) -> None:
 
 
 def main() -> None:
-    import atheris
-
-    atheris.instrument_all()
     atheris.Setup(sys.argv, one_input)
     atheris.Fuzz()
 

@@ -1,13 +1,20 @@
-"""RTMP server and client: only PeerError gets out, and the same bytes cut elsewhere say the same.
+"""RTMP server and client: only PeerError gets out of them.
 
     python tests/fuzz/fuzz_rtmp.py -max_total_time=60 [corpus directory]
 
-The first byte picks what is fuzzed and how the rest is cut: bit 7 the client instead of the server, bit 6 the handshake too, bits 0–5 the step.
+The first byte picks what is fuzzed and how the rest is cut: bit 7 the client instead of the server, bit 6 the handshake too, bits 0–5
+the step.
 """
 
 from __future__ import annotations
 
 import sys
+
+if __name__ == "__main__":
+    import atheris
+
+    with atheris.instrument_imports(include=["medianode"]):
+        import medianode.protocols.rtmp  # noqa: F401
 
 from medianode.errors import PeerError
 from medianode.protocols.amf import encode_amf0
@@ -25,11 +32,15 @@ def _opened() -> bytes:
 _OPENED = _opened()
 
 
-def _serve(data: bytes, step: int) -> None:
+def _pieces(prefix: bytes, data: bytes, step: int) -> list[bytes]:
+    return [prefix, *(data[at : at + step] for at in range(0, len(data), step))]
+
+
+def _serve(pieces: list[bytes]) -> None:
     connection = ServerConnection(random=bytes, max_message_bytes=1 << 16, max_partial_bytes=1 << 17)
-    for at in range(0, len(data), step):
+    for piece in pieces:
         try:
-            connection.receive_data(data[at : at + step])
+            connection.receive_data(piece)
         except PeerError:
             break
         for event in connection.events():
@@ -44,11 +55,11 @@ def _serve(data: bytes, step: int) -> None:
     connection.data_to_send()
 
 
-def _call(data: bytes, step: int) -> None:
+def _call(pieces: list[bytes]) -> None:
     connection = ClientConnection("live", "rtmp://host/live", random=bytes, user="user", password="password")
-    for at in range(0, len(data), step):
+    for piece in pieces:
         try:
-            connection.receive_data(data[at : at + step])
+            connection.receive_data(piece)
         except PeerError:
             break
     connection.receive_eof()
@@ -60,15 +71,12 @@ def one_input(data: bytes) -> None:
     mode = data[0] if data else 0
     step = (mode & 0x3F) * 64 + 1
     if mode & 0x80:
-        _call(data[1:] if mode & 0x40 else _HELLO + data[1:], step)
+        _call(_pieces(b"" if mode & 0x40 else _HELLO, data[1:], step))
     else:
-        _serve(data[1:] if mode & 0x40 else _OPENED + data[1:], step)
+        _serve(_pieces(b"" if mode & 0x40 else _OPENED, data[1:], step))
 
 
 def main() -> None:
-    import atheris
-
-    atheris.instrument_all()
     atheris.Setup(sys.argv, one_input)
     atheris.Fuzz()
 

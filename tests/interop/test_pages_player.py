@@ -169,11 +169,12 @@ class Node:
         response = web.StreamResponse(headers={"Content-Type": "multipart/x-mixed-replace; boundary=frame", "Cache-Control": "no-store"})
         await response.prepare(request)
         room = self.registry.find(ROOM)
-        for jpeg in self.jpegs * 1000:
-            if room is None or not room.on_air or self.closing.is_set():
-                break
-            await response.write(b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(jpeg), jpeg))
-            await asyncio.sleep(0.08)
+        with contextlib.suppress(ConnectionError):
+            for jpeg in self.jpegs * 1000:
+                if room is None or not room.on_air or self.closing.is_set():
+                    break
+                await response.write(b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(jpeg), jpeg))
+                await asyncio.sleep(0.08)
         return response
 
     async def frame(self, request: web.Request) -> web.StreamResponse:

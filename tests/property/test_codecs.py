@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from medianode.codecs import aac, ac3, av1, flac, h264, hevc, jpeg, mp3, nal, opus, vp8, vp9
@@ -51,15 +51,18 @@ def mutated(draw: st.DrawFn) -> bytes:
 
 
 @pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: f"{parser.__module__.rsplit('.', 1)[1]}.{parser.__name__}")
+@settings(max_examples=60)
 @given(data=mutated() | st.binary(max_size=200))
 def test_garbage_gives_only_peer_errors(parser: Callable[[bytes], object], data: bytes) -> None:
+    message = "expected"
     try:
         parser(data)
     except PeerError as error:
-        assert error.message.count("expected") >= 1
+        message = error.message
+    assert "expected" in message
 
 
-@given(st.lists(st.tuples(st.sampled_from("u ue se".split()), st.integers(-(2**31) + 1, 2**31 - 1)), max_size=40))
+@given(st.lists(st.tuples(st.sampled_from(["u", "ue", "se"]), st.integers(-(2**31) + 1, 2**31 - 1)), max_size=40))
 def test_bits_written_are_bits_read(fields: list[tuple[str, int]]) -> None:
     w = BitWriter()
     for kind, value in fields:
@@ -171,10 +174,21 @@ def h264_sps(draw: st.DrawFn) -> tuple[bytes, dict[str, object]]:
         if hrds & bit:
             w.ue(1).u(8, 0x44).ue(10).ue(11).u(1, 0).ue(12).ue(13).u(1, 1).u(20, 0x12345)
     w.u(1 + (hrds > 0), 0).u(1, 1).u(1, 1).ue(2).ue(1).ue(16).ue(16).ue(reorder).ue(16).trailing()
-    expected = dict(
-        profile_idc=profile, level_idc=level, sps_id=sps_id, chroma_format_idc=chroma, bit_depth_luma=depth, pic_order_cnt_type=poc, width=width,
-        height=height, frame_mbs_only=progressive, sar=sar, colour=colour, frame_rate=scale / (2 * units), max_num_reorder_frames=reorder,
-    )  # fmt: skip
+    expected: dict[str, object] = {
+        "profile_idc": profile,
+        "level_idc": level,
+        "sps_id": sps_id,
+        "chroma_format_idc": chroma,
+        "bit_depth_luma": depth,
+        "pic_order_cnt_type": poc,
+        "width": width,
+        "height": height,
+        "frame_mbs_only": progressive,
+        "sar": sar,
+        "colour": colour,
+        "frame_rate": scale / (2 * units),
+        "max_num_reorder_frames": reorder,
+    }
     return b"\x67" + nal.escape(w.to_bytes()), expected
 
 
@@ -243,10 +257,17 @@ def hevc_sps(draw: st.DrawFn) -> tuple[bytes, dict[str, object]]:
         1, 0
     ).u(1, 0).u(1, 0)
     unit_x, unit_y = (2 if chroma in (1, 2) else 1), (2 if chroma == 1 else 1)
-    expected = dict(
-        sps_id=3, max_sub_layers=sub_layers, chroma_format_idc=chroma, bit_depth_luma=depth, width=wide - unit_x * (crop[0] + crop[1]),
-        height=high - unit_y * (crop[2] + crop[3]), max_num_reorder=reorder, sar=(12, 11), frame_rate=scale / units,
-    )  # fmt: skip
+    expected: dict[str, object] = {
+        "sps_id": 3,
+        "max_sub_layers": sub_layers,
+        "chroma_format_idc": chroma,
+        "bit_depth_luma": depth,
+        "width": wide - unit_x * (crop[0] + crop[1]),
+        "height": high - unit_y * (crop[2] + crop[3]),
+        "max_num_reorder": reorder,
+        "sar": (12, 11),
+        "frame_rate": scale / units,
+    }
     return b"\x42\x01" + nal.escape(w.trailing().to_bytes()), expected
 
 

@@ -384,7 +384,8 @@ function factsInto(list) {
   };
   return (facts, stats, mode) => {
     const size = stats?.width > 16 ? `${stats.width} × ${stats.height}` : facts?.width ? `${facts.width} × ${facts.height}` : null;
-    const fps = stats?.fps || facts?.frameRate;
+    const fps = mode === 'mjpeg' ? stats?.fps : facts?.frameRate || stats?.fps;
+    list.hidden = !facts?.onAir;
     put('mode', MODES[mode] ?? '–');
     put('latency', mode === 'mjpeg' ? 'under a second' : (seconds(stats?.latency) ?? '–'));
     put('picture', [size, fps ? `${Math.round(fps)} fps` : null].filter(Boolean).join(', ') || '–');

@@ -67,8 +67,8 @@ export class Stage {
     this.volume = element('input', { type: 'range', min: 0, max: 1, step: 0.05, className: 'volume', attributes: { 'aria-label': 'Volume' } });
     this.live = element('button', { type: 'button', className: 'live', title: 'Go to the live edge (l)' }, element('i'), element('span', {}, 'Live'));
     this.delay = element('span', { className: 'delay', title: 'Delay from the node to this screen' });
-    this.mode = element('select', { className: 'mode', title: 'How it is played', attributes: { 'aria-label': 'How it is played' } });
-    this.full = iconButton('full', 'Full screen (f)');
+    this.mode = element('select', { className: 'mode', hidden: true, title: 'How it is played', attributes: { 'aria-label': 'How it is played' } });
+    this.full = iconButton('full', 'Full screen (f)', 'full');
     const gap = element('span', { className: 'gap' });
     this.bar = element('div', { className: 'bar' }, this.toggle, this.mute, this.volume, this.live, this.delay, gap, this.mode, this.full);
     return this.bar;

@@ -5,7 +5,7 @@ const CODECS = {
   pcm_alaw: 'G.711 A-law', pcm_mulaw: 'G.711 µ-law',
 };
 
-export const MODES = { auto: 'Automatic', hls: 'Low-latency HLS', native: 'HLS (native)', mjpeg: 'MJPEG' };
+export const MODES = { auto: 'Auto', hls: 'Low-latency HLS', native: 'HLS (native)', mjpeg: 'MJPEG' };
 
 /** state → [title, text]; what is not here needs no words. */
 export const STATES = {

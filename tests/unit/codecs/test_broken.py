@@ -36,8 +36,7 @@ def test_every_broken_vector_is_refused(broken: list[dict[str, str]]) -> None:
         module, name = item["parser"].split(".")
         parser = getattr(importlib.import_module(f"medianode.codecs.{module}"), name)
         with pytest.raises(ProtocolError, match="expected"):
-            parser(bytes.fromhex(item["hex"]))
-            pytest.fail(f"{item['parser']} took {item['why']}")
+            print(item["parser"], item["why"], parser(bytes.fromhex(item["hex"])))
 
 
 def test_every_cut_gives_only_peer_errors(vectors: dict[str, bytes]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from medianode.auth import Door, Gatekeeper, Permission, Takeover, same_secret
+from medianode.control import tokens
 from medianode.control.gatekeeper import credential
 from medianode.control.tokens import mint
 from medianode.errors import Forbidden, InvalidRequest, NotFound, PeerError, TooManyRequests, Unauthorized
@@ -146,7 +147,13 @@ async def test_read_by_token(house: Any, live: Any, time: Any) -> None:
     other = await house.projects.create("other")
     text, said = mint(live, at=time.wall, room="studio", identity="ada", hidden=True, audio_only=True)
     for grant in (await house.gate.read("live", "studio", text), await house.gate.read("live", "live-studio", bearer=text)):
-        assert (grant.room, grant.identity, grant.expires_at, grant.hidden, grant.audio_only) == ("live-studio", "ada", said.expires_at, True, True)
+        assert (grant.room, grant.identity, grant.expires_at, grant.hidden, grant.audio_only) == (
+            "live-studio",
+            "ada",
+            said.expires_at,
+            True,
+            True,
+        )
     for room, options in (("other", {}), ("studio", {"can_subscribe": False})):
         text, _ = mint(live, at=time.wall, room=room, **options)
         with pytest.raises(Forbidden):
@@ -157,6 +164,33 @@ async def test_read_by_token(house: Any, live: Any, time: Any) -> None:
     with pytest.raises(Unauthorized) as caught:
         await house.gate.read("live", "studio")
     assert caught.value.code == "token-missing"
+
+
+async def test_a_token_seen_before_is_not_verified_again_and_still_expires(
+    house: Any, live: Any, time: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified = 0
+    verify = tokens.verify
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal verified
+        verified += 1
+        return verify(*arguments)
+
+    monkeypatch.setattr(tokens, "verify", counted)
+    text, said = mint(live, at=time.wall, room="studio", ttl="5s")
+    for _ in range(10):
+        assert (await house.gate.read("live", "studio", text)).room == "live-studio"
+    assert verified == 1
+    with pytest.raises(Forbidden):
+        await house.gate.read("live", "other", text)
+    time.monotonic += 29.0
+    assert await house.gate.read("live", "studio", text)
+    time.wall = said.expires_at + tokens.LEEWAY + 1
+    with pytest.raises(Unauthorized) as caught:
+        await house.gate.read("live", "studio", text)
+    assert caught.value.code == "token-expired"
+    assert verified == 3
 
 
 async def test_read_by_api_key(house: Any, live: Any) -> None:
@@ -181,7 +215,13 @@ async def test_play(house: Any, live: Any, time: Any) -> None:
     made = await house.ingresses.create(live, Door.RTMP, "studio")
     viewer = await house.keys.create("k", ["view"], "live")
     text, _ = mint(live, at=time.wall, room="studio")
-    for name in (made.stream_key, f"studio?key={made.stream_key}", f"studio?token={text}", f"studio?key={viewer.secret}", f"live-studio?pass={text}"):
+    for name in (
+        made.stream_key,
+        f"studio?key={made.stream_key}",
+        f"studio?token={text}",
+        f"studio?key={viewer.secret}",
+        f"live-studio?pass={text}",
+    ):
         assert (await house.gate.play("live", name)).room == "live-studio"
     with pytest.raises(Unauthorized):
         await house.gate.play("live", "studio")
@@ -227,7 +267,9 @@ def test_credential(header: str, key: str) -> None:
     assert credential(header) == key
 
 
-@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "K", "Basic", "Basic !", "Basic /w==", "Basic Og==", "Digest x", "Basic é", "\0"])
+@pytest.mark.parametrize(
+    "header", [None, "", "Bearer", "Bearer ", "K", "Basic", "Basic !", "Basic /w==", "Basic Og==", "Digest x", "Basic é", "\0"]
+)
 def test_no_credential(header: str | None) -> None:
-    with pytest.raises(Unauthorized, match="^authorization: "):
+    with pytest.raises(Unauthorized, match=r"^authorization: "):
         credential(header)

@@ -92,7 +92,11 @@ async def test_a_takeover_without_a_loss(stage: Stage) -> None:
     stage.active()
     stage.active()
     stage.ended()
-    assert [c[:3] for c in stage.changes()[3:]] == [("BUFFERING", "ACTIVE", ""), ("ACTIVE", "BUFFERING", "eof"), ("BUFFERING", "COMPLETE", "eof")]
+    assert [c[:3] for c in stage.changes()[3:]] == [
+        ("BUFFERING", "ACTIVE", ""),
+        ("ACTIVE", "BUFFERING", "eof"),
+        ("BUFFERING", "COMPLETE", "eof"),
+    ]
 
 
 async def test_failed_stays_failed_whatever_the_publication_still_tells(stage: Stage) -> None:
@@ -143,7 +147,9 @@ async def test_recover_ends_what_a_crash_cut_off(stage: Stage, time: Any) -> Non
     assert await stage.lives.recover() == 0
 
 
-async def test_serve_tries_again_and_writes_the_last_state(stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+async def test_serve_tries_again_and_writes_the_last_state(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("medianode.control.lifecycle.RETRY", 0.0)
     good, failures, written = stage.lives.write, [StorageError("full", code="storage-full")] * 2, asyncio.Event()
 

@@ -10,7 +10,15 @@ from medianode.media.names import check_identity, check_slug, room_name, shown
 
 @pytest.mark.parametrize(
     ("name", "canonical"),
-    [("", "live"), ("live", "live"), ("live-a", "live-a"), ("a", "live-a"), ("lively", "live-lively"), ("A.b_c-9", "live-A.b_c-9"), ("_x", "live-_x")],
+    [
+        ("", "live"),
+        ("live", "live"),
+        ("live-a", "live-a"),
+        ("a", "live-a"),
+        ("lively", "live-lively"),
+        ("A.b_c-9", "live-A.b_c-9"),
+        ("_x", "live-_x"),
+    ],
 )
 def test_room_name(name: str, canonical: str) -> None:
     assert room_name("live", name) == canonical
@@ -19,10 +27,28 @@ def test_room_name(name: str, canonical: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [".", "..", ".a", "a..b", "a/b", "a\\b", "../etc", "a b", "é", "a\n", "a\0", "%2e%2e", "live-..", "x" * 121, "x" * 116, "\ud800", "live-a/../b"],
+    [
+        ".",
+        "..",
+        ".a",
+        "a..b",
+        "a/b",
+        "a\\b",
+        "../etc",
+        "a b",
+        "é",
+        "a\n",
+        "a\0",
+        "%2e%2e",
+        "live-..",
+        "x" * 121,
+        "x" * 116,
+        "\ud800",
+        "live-a/../b",
+    ],
 )
 def test_room_name_refuses(name: str) -> None:
-    with pytest.raises(InvalidRequest, match="^room: expected"):
+    with pytest.raises(InvalidRequest, match=r"^room: expected"):
         room_name("live", name)
 
 
@@ -46,7 +72,7 @@ def test_slug(slug: str) -> None:
 
 @pytest.mark.parametrize("slug", ["", "streams", "Live", "-a", "a-", "_", "a.b", "a/b", "a" * 65, "é", "a\n", ".."])
 def test_slug_refuses(slug: str) -> None:
-    with pytest.raises(InvalidRequest, match="^slug: "):
+    with pytest.raises(InvalidRequest, match=r"^slug: "):
         check_slug(slug)
 
 
@@ -57,7 +83,7 @@ def test_identity(identity: str) -> None:
 
 @pytest.mark.parametrize("identity", ["", " a", "a ", "a\n", "a\0b", "x" * 129, "\ud800", "\u202e"])
 def test_identity_refuses(identity: str) -> None:
-    with pytest.raises(InvalidRequest, match="^participantIdentity: expected"):
+    with pytest.raises(InvalidRequest, match=r"^participantIdentity: expected"):
         check_identity(identity)
 
 

@@ -189,8 +189,10 @@ def test_references_count_as_what_they_stand_for() -> None:
 def test_every_prefix_gives_values_or_a_peer_error(decode: Callable[[bytes], list[Value]]) -> None:
     whole = b"".join(bytes.fromhex(wire) for wire, _ in (AMF0 if decode is decode_amf0 else AMF3))
     decoded = len(decode(whole))
+    refused = 0
     for end in range(len(whole)):
         try:
             assert len(decode(whole[:end])) <= decoded
-        except PeerError as error:
-            assert "AMF" in error.message
+        except PeerError:
+            refused += 1
+    assert len(whole) // 2 < refused < len(whole)

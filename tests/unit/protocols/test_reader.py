@@ -10,7 +10,8 @@ from medianode.protocols.reader import StreamReader
 
 def record(reader: StreamReader, sizes: list[int], out: list[bytes]) -> Generator[None, None, None]:
     for size in sizes:
-        out.append((yield from reader.read_exactly(size)))
+        data = yield from reader.read_exactly(size)
+        out += [data]
     yield
 
 

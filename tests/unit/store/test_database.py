@@ -43,10 +43,13 @@ async def test_what_is_written_is_there_after_opening_again(database_url: str, t
 
 
 async def test_a_failed_write_leaves_nothing(database: Database) -> None:
-    with pytest.raises(ZeroDivisionError):
+    async def fail() -> None:
         async with database.write() as tx:
             await settings.put(tx, "a", "1")
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
     async with database.read() as tx:
         assert await settings.get(tx, "a") is None
 
@@ -77,7 +80,7 @@ async def test_writers_at_once_all_get_through(database: Database) -> None:
 async def test_a_newer_schema_is_refused(database_url: str, tmp_path: Path) -> None:
     async with open_database(database_url, tmp_path, environ={}) as db, db._engine.begin() as connection:
         await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(StorageError, match="9999.*0001.*newer") as caught:
+    with pytest.raises(StorageError, match=r"9999.*0001.*newer") as caught:
         async with open_database(database_url, tmp_path, environ={}):
             pass
     assert caught.value.code == "schema-newer"
@@ -204,7 +207,7 @@ async def test_postgres_that_is_not_there(tmp_path: Path) -> None:
 
 async def test_postgres_without_that_database(postgres_url: str, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no such database") as caught:
-        async with open_database(postgres_url.replace("/t_", "/other_"), tmp_path, environ={}):
+        async with open_database(postgres_url.replace("/medianode_test", "/absent"), tmp_path, environ={}):
             pass
     assert caught.value.code == "storage-refused"
 
@@ -222,12 +225,16 @@ async def test_postgres_read_only(postgres_url: str, tmp_path: Path) -> None:
 async def test_postgres_comes_back_after_its_connections_died(postgres_url: str, tmp_path: Path) -> None:
     kill = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
     async with open_database(postgres_url, tmp_path, environ={}) as db, open_database(postgres_url, tmp_path, environ={}) as other:
-        with pytest.raises(StorageError) as caught:
+
+        async def write_while_killed() -> None:
             async with db.write() as tx:
                 await settings.put(tx, "a", "1")
                 async with other._engine.begin() as connection:
                     await connection.execute(kill)
                 await settings.put(tx, "b", "1")
+
+        with pytest.raises(StorageError) as caught:
+            await write_while_killed()
         assert caught.value.code == "storage-away"
         async with db.write() as tx:
             await settings.put(tx, "b", "2")

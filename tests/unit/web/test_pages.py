@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient
+from yarl import URL
+
+from medianode.media.track import VIDEO_CLOCK_RATE, Codec, Track
+from medianode.routing.publication import Publication
+from medianode.routing.registry import Registry
+from medianode.web.assets import Assets
+
+Client = TestClient[web.Request, web.Application]
+VIDEO = Track(0, Codec.H264, VIDEO_CLOCK_RATE, width=1280, height=720, frame_rate=30.0)
+JPEG = Track(0, Codec.MJPEG, VIDEO_CLOCK_RATE, width=640, height=480)
+AUDIO = Track(1, Codec.AAC, 48_000, sample_rate=48_000, channels=2)
+
+
+@pytest.mark.parametrize("path", ["/", "/play/live/demo", "/embed/live/demo", "/play/live/li$ve"])
+async def test_pages_have_strict_headers_and_no_inline_script_or_style(client: Client, path: str) -> None:
+    response = await client.get(path)
+    policy = response.headers["Content-Security-Policy"]
+    text = await response.text()
+    assert response.content_type == "text/html"
+    assert "script-src 'self';" in policy
+    assert "unsafe" not in policy
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["Referrer-Policy"] == "no-referrer"
+    assert not re.search(r"<script(?![^>]*\bsrc=)|\son\w+=|\sstyle=|<style", text)
+    assert "$" not in re.sub(r"li\$ve", "", text)
+
+
+async def test_only_the_embedded_page_may_be_framed_by_strangers(client: Client) -> None:
+    embed, play = await client.get("/embed/live/demo"), await client.get("/play/live/demo")
+    assert "frame-ancestors *" in embed.headers["Content-Security-Policy"]
+    assert "X-Frame-Options" not in embed.headers
+    assert "frame-ancestors 'self'" in play.headers["Content-Security-Policy"]
+    assert play.headers["X-Frame-Options"] == "SAMEORIGIN"
+
+
+async def test_the_names_reach_the_script_and_all_links_are_relative(client: Client) -> None:
+    text = await (await client.get("/play/live/a.b_c-D")).text()
+    assert 'data-app="live" data-room="a.b_c-D"' in text
+    assert not re.findall(r'(?:href|src)="(?:/|https?:)', text)
+    for asset in re.findall(r'(?:href|src)="(\.\./\.\./static/[^"]+)"', text):
+        assert (await client.get(str(URL("http://x/play/live/a").join(URL(asset)).path))).status == 200
+
+
+@pytest.mark.parametrize(
+    "name", ["%3Cscript%3E", "a%22b", ".hidden", "a..b", "x" * 121, "a%20b", "%F0%9F%98%80", "a%00b", "a%27onload%3D1"]
+)
+@pytest.mark.parametrize("mount", ["play", "embed"])
+async def test_impossible_names_get_a_readable_page_with_nothing_unescaped(client: Client, mount: str, name: str) -> None:
+    response = await client.get(URL(f"/{mount}/live/{name}", encoded=True))
+    text = await response.text()
+    assert response.status == 400
+    assert "That address is not quite right" in text
+    assert not any(raw in text for raw in ("<script>", 'a"b', "a'onload"))
+    assert response.headers["Cache-Control"] == "no-store"
+
+
+async def test_an_unknown_project_is_a_404_page_and_too_many_tries_a_429(client: Client) -> None:
+    unknown, hot = await client.get("/play/nobody/demo"), await client.get("/embed/hot/demo")
+    assert (unknown.status, hot.status) == (404, 429)
+    assert html.escape("no project nobody") in await unknown.text()
+    assert "Too many tries" in await hot.text()
+
+
+async def test_the_page_of_a_private_room_opens_and_its_state_does_not(client: Client) -> None:
+    assert (await client.get("/play/shut/demo")).status == 200
+    assert (await client.get("/play/shut/demo?token=other")).status == 200
+    assert (await client.get("/play/shut/demo/state.json")).status == 401
+    assert (await client.get("/play/shut/demo/state.json?token=other")).status == 403
+    assert (await client.get("/play/shut/demo/state.json?token=good")).status == 200
+    assert (await client.get("/play/shut/demo/state.json", headers={"Authorization": "Bearer good"})).status == 200
+    assert (await client.get("/play/nobody/demo/state.json")).status == 404
+    assert (await client.get("/play/live/.x/state.json")).status == 400
+
+
+async def test_state_off_air(client: Client) -> None:
+    response = await client.get("/play/live/demo/state.json")
+    body = await response.json()
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["Access-Control-Allow-Origin"] == "*"
+    assert body["now"] > 1_600_000_000_000
+    assert {k: body[k] for k in ("onAir", "held", "room", "viewers", "startedAt", "videoCodec")} == {
+        "onAir": False,
+        "held": False,
+        "room": "live-demo",
+        "viewers": 0,
+        "startedAt": None,
+        "videoCodec": None,
+    }
+
+
+async def test_state_on_air_held_and_gone(client: Client, registry: Registry, publish: Callable[..., Publication]) -> None:
+    publication = publish(VIDEO, AUDIO)
+    room = registry.on_air("live-demo")
+    room.count_viewer("hls", 1, 10)
+    publication.meters[0].bitrate, publication.meters[1].bitrate = 2_000_000.0, 128_000.0
+    short, full = [await (await client.get(f"/play/live/{name}/state.json")).json() for name in ("demo", "live-demo")]
+    assert short["room"] == full["room"] == "live-demo"
+    wanted = {"onAir": True, "held": False, "videoCodec": "h264", "audioCodec": "aac", "width": 1280, "height": 720, "frameRate": 30.0}
+    wanted |= {"bitrate": 2_128_000, "jpeg": False, "viewers": 1, "modes": ["hls", "mjpeg"]}
+    assert {k: full[k] for k in wanted} == wanted
+    room.end(publication, "peer-gone")
+    held = await (await client.get("/play/live/demo/state.json")).json()
+    assert (held["onAir"], held["held"]) == (True, True)
+    room.release("obs")
+    gone = await (await client.get("/play/live/demo/state.json")).json()
+    assert (gone["onAir"], gone["held"]) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("tracks", "jpeg", "modes"),
+    [((VIDEO,), False, ["hls", "mjpeg"]), ((JPEG,), True, ["mjpeg", "hls"]), ((AUDIO,), False, ["hls"])],
+)
+async def test_modes_best_first(
+    client: Client, registry: Registry, publish: Callable[..., Publication], tracks: tuple[Track, ...], jpeg: bool, modes: list[str]
+) -> None:
+    publication = publish(*tracks)
+    body = await (await client.get("/play/live/demo/state.json")).json()
+    assert (body["jpeg"], body["modes"]) == (jpeg, modes)
+    registry.on_air("live-demo").end(publication, "peer-gone", final=True)
+
+
+async def test_start_page_tells_where_to_push(client: Client) -> None:
+    text = await (await client.get("/", headers={"Host": "media.example:8080"})).text()
+    assert 'data-rtmp="rtmp://media.example:1935/live"' in text
+    assert 'data-rtmps="rtmps://media.example:1936/live"' in text
+    assert 'data-certificate="certificate.pem"' in text
+
+
+async def test_a_hostile_host_is_refused_as_a_page(client: Client) -> None:
+    response = await client.get("/", headers={"Host": 'x"><script>'})
+    assert response.status == 400
+    assert "<script>" not in (await response.text()).replace('<script type="module"', "")
+
+
+async def test_certificate(client: Client, bare: Client) -> None:
+    response = await client.get("/certificate.pem")
+    assert response.status == 200
+    assert (await response.read()).startswith(b"-----BEGIN CERTIFICATE-----")
+    assert response.headers["Content-Disposition"] == 'attachment; filename="medianode.pem"'
+    missing = await bare.get("/certificate.pem")
+    assert missing.status == 404
+    assert missing.content_type == "text/html"
+    assert 'data-certificate=""' in await (await bare.get("/")).text()
+
+
+async def test_without_hls_js_the_page_says_so(client: Client, bare: Client) -> None:
+    assert 'data-without-hls=""' in await (await bare.get("/play/live/demo")).text()
+    wanted = "on" if Assets().has_hls else ""
+    assert f'data-hls="{wanted}"' in await (await client.get("/play/live/demo")).text()
+
+
+async def test_without_hls_only_pictures_are_offered(bare: Client, registry: Registry, publish: Callable[..., Publication]) -> None:
+    publication = publish(VIDEO, AUDIO)
+    body = await (await bare.get("/play/live/demo/state.json")).json()
+    assert body["modes"] == ["mjpeg"]
+    registry.on_air("live-demo").end(publication, "peer-gone", final=True)
