@@ -17,20 +17,23 @@ T = TypeVar("T", bound=msgspec.Struct)
 MISSING = object()
 _SECRET = frozenset({"password", "streamKey", "key", "token"})
 
+# `(?!\n)$` and not `$`, which in Python also stands before a last newline, nor `\Z`, which readers of the schema do not know
 Text = Annotated[
-    str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$", extra={"expected": "at most 200 characters, no control characters"})
+    str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*(?!\n)$", extra={"expected": "at most 200 characters, no control characters"})
 ]
 RoomName = Annotated[
     str,
-    Meta(max_length=120, pattern=r"^[A-Za-z0-9._-]*$", extra={"expected": "at most 120 of A-Z a-z 0-9 . _ -"}),
+    Meta(max_length=120, pattern=r"^[A-Za-z0-9._-]*(?!\n)$", extra={"expected": "at most 120 of A-Z a-z 0-9 . _ -"}),
 ]
 Identity = Annotated[
     str,
-    Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$", extra={"expected": "1 to 128 characters, no control characters"}),
+    Meta(
+        min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+(?!\n)$", extra={"expected": "1 to 128 characters, no control characters"}
+    ),
 ]
 OptionalIdentity = Annotated[
     str,
-    Meta(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$", extra={"expected": "at most 128 characters, no control characters"}),
+    Meta(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*(?!\n)$", extra={"expected": "at most 128 characters, no control characters"}),
 ]
 
 

@@ -96,7 +96,7 @@ def _operation(route: AnyRoute, schema: Mapping[str, Any]) -> dict[str, Any]:
     if route.request is not None:
         operation["requestBody"] = {
             "required": any(f.required for f in msgspec.structs.fields(route.request)),
-            "content": {"application/json": _content(schema[_name(route.request)], route.request_example)},
+            "content": {"application/json": _content(schema[_name(route.request)], _short(route.request_example))},
         }
     for status in route.statuses:
         operation["responses"][str(status)] = _failure(route.dialect, status, schema)
@@ -120,6 +120,14 @@ def _failure(dialect: Dialect, status: int, schema: Mapping[str, Any]) -> dict[s
 
 def _content(schema: Any, example: Any) -> dict[str, Any]:
     return {"schema": schema, **({} if example is None else {"example": msgspec.to_builtins(example)})}
+
+
+def _short(example: msgspec.Struct | None) -> dict[str, Any] | None:
+    """A request as a person would write it: without what is the default anyway."""
+    if example is None:
+        return None
+    fields = msgspec.structs.fields(example)
+    return {f.encode_name: msgspec.to_builtins(v) for f in fields if (v := getattr(example, f.name)) != f.default}
 
 
 def _path_parameters(route: AnyRoute) -> list[dict[str, Any]]:

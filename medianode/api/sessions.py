@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 from msgspec import Meta
@@ -20,10 +21,9 @@ from medianode.origin import Origin
 from medianode.routing.publication import Publication
 from medianode.routing.registry import Registry
 from medianode.routing.room import Room
-from medianode.routing.subscription import Subscription
 
 
-class TrackView(msgspec.Struct, rename="camel", omit_defaults=True):
+class TrackView(msgspec.Struct, rename="camel"):
     """`frameRate` and `bitrate` (bits per second) are measured, `declaredFrameRate` is what the bitstream says; durations in seconds."""
 
     id: int
@@ -44,8 +44,19 @@ class TrackView(msgspec.Struct, rename="camel", omit_defaults=True):
     idle_seconds: float = 0.0
 
 
+@runtime_checkable
+class Queued(Protocol):
+    """A reader with a queue: a Subscription, a Rendition."""
+
+    @property
+    def queued(self) -> int: ...
+
+    @property
+    def dropped(self) -> int | Mapping[str, int]: ...
+
+
 class QueueView(msgspec.Struct, rename="camel"):
-    """The asynchronous readers of this publication: how many packets wait in their queues, and how many were dropped there."""
+    """The readers of this publication that have a queue: how many packets wait in them, and how many were dropped there."""
 
     readers: int
     queued: int
@@ -132,7 +143,7 @@ class Sessions:
                 query=Filter,
                 response=Page[RoomView],
                 summary="Rooms on air or with readers",
-                **common,
+                **{**common, "auth": Permission.VIEW},
             ),
         ]
 
@@ -167,7 +178,7 @@ def session_id(publication: Publication) -> str:
 def view_of(room: Room, publication: Publication, now: float) -> SessionView:
     """The numbers of this moment; `now` is clock.now()."""
     grant, health = publication.grant, publication.health
-    queues = [s for s in publication.sinks if isinstance(s, Subscription)]
+    queues = [s for s in publication.sinks if isinstance(s, Queued)]
     age = max(0.0, now - publication.opened_at)
     return SessionView(
         id=session_id(publication),
@@ -191,11 +202,15 @@ def view_of(room: Room, publication: Publication, now: float) -> SessionView:
             readers=len(queues),
             queued=sum(q.queued for q in queues),
             deepest=max((q.queued for q in queues), default=0),
-            dropped=sum(q.dropped for q in queues),
+            dropped=sum(_count(q.dropped) for q in queues),
         ),
         last_error=health.last_error,
         hints=hints(publication.tracks, publication.meters, health, age, now),
     )
+
+
+def _count(dropped: int | Mapping[str, int]) -> int:
+    return dropped if isinstance(dropped, int) else sum(dropped.values())
 
 
 def _track(publication: Publication, track: Track, now: float) -> TrackView:

@@ -38,9 +38,9 @@ class FirstStart:
 
 
 async def first_start(db: Database, data_dir: Path, *, viewing: Viewing = "public") -> FirstStart:
-    """Where there is no project yet, make project `live`, an admin key (also in `<data_dir>/admin.key`, 0600) and an RTMP ingress to room
-    `studio`.
+    """Where there is no project yet, make project `live`, an admin key and an RTMP ingress to room `studio`.
 
+    The admin key is also kept in `<data_dir>/admin.key` (0600).
     The file comes first and the database second: a crash between the two leaves a file that the next start takes up, never a stored key
     that nobody has. Of two nodes that start at once, one makes them. Raises StorageError, ConfigError.
     """

@@ -7,7 +7,7 @@ audio before video, or announce nothing. What comes late, or changes its paramet
 from __future__ import annotations
 
 from medianode import telemetry
-from medianode.errors import LimitExceeded, ProtocolError
+from medianode.errors import LimitExceeded, PeerError, ProtocolError, UnsupportedMedia
 from medianode.ingress.elementary import ElementaryStream
 from medianode.media.packet import Gap, Packet
 from medianode.media.timeline import AudioClock, Timeline
@@ -45,11 +45,16 @@ class Assembler:
         self._bad = 0
 
     def configure(self, codec: Codec, track_id: int, record: bytes, now: float) -> None:
-        """A sequence header. Raises ProtocolError on one that cannot be read, LimitExceeded on too many tracks."""
+        """A sequence header. Raises LimitExceeded on too many tracks; one that cannot be read counts as a bad frame."""
         if self._first_at is None:
             self._first_at = now
         stream = self._stream(codec, track_id)
-        if (track := stream.elementary.configure(record)) is not None:
+        try:
+            track = stream.elementary.configure(record)
+        except ProtocolError as e:
+            self.bad_frame(e)
+            return
+        if track is not None:
             self._adopt(stream, track, now)
 
     def frame(self, codec: Codec, track_id: int, data: bytes, ms: int, composition_ms: float, now: float) -> None:
@@ -62,7 +67,7 @@ class Assembler:
         except LimitExceeded:
             raise
         except ProtocolError as e:
-            self._bad_frame(str(e))
+            self.bad_frame(e)
             return
         if unit is None:
             self._drop("no-configuration")
@@ -180,12 +185,17 @@ class Assembler:
         if self._pending is None:
             self._publication.gap(Gap("timestamp-jump"))
 
-    def _bad_frame(self, why: str) -> None:
-        self._drop("undecodable")
-        self._publication.health.last_error = why
+    def bad_frame(self, error: PeerError) -> None:
+        """Something of the publisher's could not be read or is no codec of ours. Borne, and told; too many in a row raise.
+
+        Drones send garbage between good frames (DJI: a FourCC of nonsense), and sound we cannot carry must not end the picture.
+        """
+        self._drop("unsupported" if isinstance(error, UnsupportedMedia) else "undecodable")
+        self._publication.health.last_error = error.message
         self._bad += 1
         if self._bad >= BAD_FRAMES:
-            raise ProtocolError(f"{BAD_FRAMES} frames in a row could not be read; the last: {why}", code="undecodable-media")
+            kind = UnsupportedMedia if isinstance(error, UnsupportedMedia) else ProtocolError
+            raise kind(f"{BAD_FRAMES} frames in a row could not be read; the last: {error.message}", code="undecodable-media")
 
     def _drop(self, cause: str) -> None:
         drops = self._publication.health.drops

@@ -190,6 +190,8 @@ def _opus_unit(stream: ElementaryStream, data: bytes) -> Unit | None:
 def _flac_configure(stream: ElementaryStream, record: bytes) -> Track | None:
     config = flac.find_streaminfo(record)
     info = flac.parse_streaminfo(config)
+    # FFmpeg sends it again at the end with totals filled in: what a live stream cannot know (RFC 9639 8.2) is left at 0, "unknown"
+    config = config[:4] + bytes(6) + config[10:13] + bytes((config[13] & 0xF0,)) + bytes(20)
     return stream._audio(config, info.sample_rate, info.channels)
 
 

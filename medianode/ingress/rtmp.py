@@ -16,7 +16,18 @@ from urllib.parse import urlencode
 from medianode import clock, telemetry
 from medianode.auth import Door, Gatekeeper, ReadGrant
 from medianode.config import Config
-from medianode.errors import Conflict, Forbidden, MedianodeError, NotFound, PeerError, PeerGone, PeerTimeout, Unauthorized
+from medianode.errors import (
+    Conflict,
+    Forbidden,
+    MedianodeError,
+    NotFound,
+    PeerError,
+    PeerGone,
+    PeerTimeout,
+    ProtocolError,
+    Unauthorized,
+    UnsupportedMedia,
+)
 from medianode.ingress.assembler import Assembler
 from medianode.media.timeline import Unwrapper
 from medianode.media.track import Kind
@@ -277,19 +288,19 @@ class RtmpSession(asyncio.Protocol):
     def _media(self, state: _Publishing, event: m.Media) -> None:
         ms = state.unwrapper.unwrap(event.timestamp)
         now = self._heard_at
-        if event.kind is Kind.VIDEO:
-            for video in flv.parse_video(event.payload):
-                if video.packet_type is PacketType.FRAMES:
-                    offset = video.composition_time + video.nanoseconds / 1e6
-                    state.assembler.frame(video.codec, video.track_id, video.data, ms, offset, now)
-                elif video.packet_type is PacketType.CONFIG:
-                    state.assembler.configure(video.codec, video.track_id, video.data, now)
-        else:
-            for audio in flv.parse_audio(event.payload):
-                if audio.packet_type is PacketType.FRAMES:
-                    state.assembler.frame(audio.codec, audio.track_id, audio.data, ms, 0, now)
-                elif audio.packet_type is PacketType.CONFIG:
-                    state.assembler.configure(audio.codec, audio.track_id, audio.data, now)
+        assembler = state.assembler
+        try:
+            tags: list[flv.VideoTag] | list[flv.AudioTag]
+            tags = flv.parse_video(event.payload) if event.kind is Kind.VIDEO else flv.parse_audio(event.payload)
+        except (ProtocolError, UnsupportedMedia) as e:
+            assembler.bad_frame(e)
+            return
+        for tag in tags:
+            if tag.packet_type is PacketType.FRAMES:
+                offset = tag.composition_time + tag.nanoseconds / 1e6 if isinstance(tag, flv.VideoTag) else 0
+                assembler.frame(tag.codec, tag.track_id, tag.data, ms, offset, now)
+            elif tag.packet_type is PacketType.CONFIG:
+                assembler.configure(tag.codec, tag.track_id, tag.data, now)
 
     def _on_connect(self, event: m.Connect) -> None:
         self._connect = event

@@ -45,8 +45,9 @@ class Track:
     `clock_rate` is the number of ticks of pts and dts per second: 90 000 for video, the sampling rate for audio.
     `config` is the codec configuration as ISO BMFF stores it: avcC (ISO/IEC 14496-15 5.3.3), hvcC (8.3.3), av1C, vpcC,
     AudioSpecificConfig (14496-3 1.6.2.1) for AAC, OpusHead (RFC 7845 5.1, with its magic) for Opus, STREAMINFO of 34 bytes for FLAC;
-    empty for the others. Packets carry H.264 and H.265 as NAL units behind 4-byte lengths, without parameter sets.
-    `width` and `height` are display pixels after cropping; 0 where not known. `frame_rate` is what the bitstream declares, 0.0 if it does not.
+    for AC-3 and E-AC-3 the payload of dac3 or dec3; empty for the others.
+    Packets carry H.264 and H.265 as NAL units behind 4-byte lengths, without parameter sets.
+    `width` and `height` are display pixels after cropping, 0 where not known; `frame_rate` is what the bitstream declares, else 0.0.
     """
 
     id: int

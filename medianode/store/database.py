@@ -10,7 +10,7 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,8 @@ class Database:
         self._engine = engine
         self._writer = engine.execution_options(**{_WRITE: True})
         self.secrets = secrets
+        # SQLite's own queue of writers is a poll without order; ours is fair, and leaves busy_timeout to other processes
+        self._turns = asyncio.Lock() if engine.url.get_backend_name() == "sqlite" else nullcontext()
 
     @property
     def description(self) -> str:
@@ -114,9 +116,10 @@ class Database:
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Transaction]:
         """Committed, and on the disk, when the block ends without an exception; else undone. SQLite takes one writer at a time."""
-        with storage_errors():
-            async with self._writer.begin() as connection:
-                yield Transaction(connection, self.secrets)
+        async with self._turns:
+            with storage_errors():
+                async with self._writer.begin() as connection:
+                    yield Transaction(connection, self.secrets)
 
     async def ping(self) -> None:
         """For /readyz. Raises StorageError."""

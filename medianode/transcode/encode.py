@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import av
 from av.audio.codeccontext import AudioCodecContext
+from av.codec.context import CodecContext
 from av.codec.context import Flags as CodecFlags
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from medianode.codecs import h264, nal
 from medianode.errors import UnsupportedMedia
@@ -46,7 +47,8 @@ class H264Encoder:
         self._next_key: int | None = None
         self._key_interval = round(keyframe_seconds * VIDEO_CLOCK_RATE)
         bound = bit_rate or max(600_000, round(self.width * self.height * 3.2))
-        context = VideoCodecContext.create("libx264", "w")
+        context = cast("VideoCodecContext", _create("libx264"))
+        self._reformatter = VideoReformatter()
         context.width, context.height, context.pix_fmt = self.width, self.height, "yuv420p"
         context.time_base = _TICK
         context.framerate = Fraction(frame_rate).limit_denominator(1001)
@@ -75,7 +77,7 @@ class H264Encoder:
         """One picture of any size and format, at `pts` in ticks of 90 kHz (strictly rising)."""
         if self._context is None:
             return []
-        picture = _limited(frame, self.width, self.height)
+        picture = self._limited(frame)
         picture.pts, picture.time_base = pts, _TICK
         key = self.force_keyframe or self._next_key is None or pts >= self._next_key
         picture.pict_type = PictureType.I if key else PictureType.NONE
@@ -86,6 +88,11 @@ class H264Encoder:
 
     def close(self) -> None:
         self._context = None
+
+    def _limited(self, frame: av.VideoFrame) -> av.VideoFrame:
+        if (frame.width, frame.height, frame.format.name, _range(frame)) == (self.width, self.height, "yuv420p", "MPEG"):
+            return frame
+        return self._reformatter.reformat(frame, self.width, self.height, "yuv420p", src_color_range=_range(frame), dst_color_range="MPEG")
 
     def _unpack(self, packet: av.Packet[av.stream.Stream]) -> Encoded:
         pts = packet.pts or 0
@@ -101,11 +108,16 @@ def _avcc(extradata: bytes) -> bytes:
     return h264.build_avcc(sps, [unit for unit in units if unit[0] & 31 == h264.NalType.PPS])
 
 
-def _limited(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
-    if (frame.width, frame.height, frame.format.name) == (width, height, "yuv420p") and frame.color_range != ColorRange.JPEG:
-        return frame
-    full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
-    return frame.reformat(width=width, height=height, format="yuv420p", src_color_range="JPEG" if full else "MPEG", dst_color_range="MPEG")
+def _create(name: str) -> CodecContext:
+    try:
+        return CodecContext.create(name, "w")
+    except (av.FFmpegError, ValueError) as e:
+        raise UnsupportedMedia(f"expected the encoder {name} in this FFmpeg, got none: {e}", code="no-encoder") from None
+
+
+def _range(frame: av.VideoFrame) -> str:
+    """Full range where it is told, or where the format is one of JPEG's."""
+    return "JPEG" if frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj") else "MPEG"
 
 
 class JpegEncoder:
@@ -114,13 +126,15 @@ class JpegEncoder:
     def __init__(self, width: int, height: int, quality: int) -> None:
         self.width, self.height = width, height
         self._pts = 0
-        context = VideoCodecContext.create("mjpeg", "w")
+        context = cast("VideoCodecContext", _create("mjpeg"))
+        self._reformatter = VideoReformatter()
         context.width, context.height, context.pix_fmt = width, height, "yuvj420p"
         context.color_range = ColorRange.JPEG
         context.colorspace = Colorspace.ITU601
         context.time_base = _TICK
         context.thread_count = 1
         context.qmin = context.qmax = quality
+        context.options = {"huffman": "default"}
         try:
             context.open()
         except (av.FFmpegError, ValueError) as e:
@@ -130,14 +144,14 @@ class JpegEncoder:
     def encode(self, frame: av.VideoFrame) -> bytes:
         if self._context is None:
             return b""
-        full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
-        picture = frame.reformat(
-            width=self.width,
-            height=self.height,
-            format="yuvj420p",
-            src_color_range="JPEG" if full else "MPEG",
+        picture = self._reformatter.reformat(
+            frame,
+            self.width,
+            self.height,
+            "yuvj420p",
+            dst_colorspace=Colorspace.ITU601,
+            src_color_range=_range(frame),
             dst_color_range="JPEG",
-            dst_colorspace="ITU601",
         )
         self._pts += 1
         picture.pts, picture.time_base, picture.pict_type = self._pts, _TICK, PictureType.NONE
@@ -160,7 +174,7 @@ class AudioEncoder:
         self.sample_rate = 48_000 if codec is Codec.OPUS or sample_rate not in (44_100, 48_000) else sample_rate
         self.channels = min(max(channels, 1), 2)
         opus = codec is Codec.OPUS
-        context = AudioCodecContext.create("libopus" if opus else "aac", "w")
+        context = cast("AudioCodecContext", _create("libopus" if opus else "aac"))
         context.sample_rate = self.sample_rate
         context.layout = "stereo" if self.channels == 2 else "mono"
         context.format = "flt" if opus else "fltp"
@@ -168,7 +182,11 @@ class AudioEncoder:
         context.time_base = Fraction(1, self.sample_rate)
         context.thread_count = 1
         context.flags |= CodecFlags.global_header
-        context.open()
+        context.options = {"compression_level": "5"} if opus else {"aac_coder": "fast"}
+        try:
+            context.open()
+        except (av.FFmpegError, ValueError) as e:
+            raise UnsupportedMedia(f"{codec.value}: expected a rate and layout it can encode: {e}") from None
         self._context: AudioCodecContext | None = context
         self.frame_size = context.frame_size
         self.config = context.extradata or b""

@@ -235,8 +235,8 @@ async def test_copied_video_is_the_sources_own_and_starts_with_its_key_frame_bes
 
 
 async def test_jpeg_to_h264_keeps_the_times_of_the_pictures(pictures: Callable[[str, int], list[bytes]]) -> None:
-    data = pictures("321x241", 40)
-    times = [n * 9_000 + n * n * 7 for n in range(40)]
+    data = pictures("321x241", 50)
+    times = [n * 9_000 + n * n * 7 for n in range(50)]
     source, sink = publication(JPEG), Recorder()
     async with deriving(source, Want("h264", "aac"), sink) as rendition:
         for pts, picture in zip(times, data, strict=True):
@@ -246,7 +246,7 @@ async def test_jpeg_to_h264_keeps_the_times_of_the_pictures(pictures: Callable[[
         lost = sum(rendition.dropped.values())
     packets = sink.of(Codec.H264)
     assert {p.pts for p in packets} <= set(times)
-    assert len(packets) + lost == 40
+    assert len(packets) + lost == 50
     assert decode_pictures(packets) == [(p.pts, 320, 240) for p in packets]
     keys = [p.pts for p in packets if p.keyframe]
     assert len(keys) >= 3
@@ -265,7 +265,9 @@ async def test_h264_with_b_frames_to_jpeg_at_the_rate_asked_for(clip: Callable[[
         await until(lambda: bool(sink.of(Codec.MJPEG)) and sink.of(Codec.MJPEG)[-1].pts > 2.6 * 90_000, "the last picture")
     found = sink.of(Codec.MJPEG)
     assert len(found) <= 3 * 15 + 1
-    assert all(b.pts - a.pts >= 90_000 / 15 * 0.9 for a, b in itertools.pairwise(found))
+    # pictures without reference are passed over, so they are spaced unevenly, but over half a second the rate holds
+    assert all(found[i + 8].pts - found[i].pts >= 6.8 * 90_000 / 15 for i in range(len(found) - 8))
+    assert len(found) > 20
     for packet in found:
         info = jpeg.parse_jpeg(packet.data)
         assert (info.width, info.height, packet.keyframe) == (320, 240, True)
@@ -345,7 +347,7 @@ async def test_garbage_is_counted_and_passed_over(clip: Callable[[str, str], lis
     source, sink = publication(*tracks.values()), Recorder()
     async with deriving(source, Want("mjpeg", "opus"), sink) as rendition:
         for n, packet in enumerate(packets):
-            bad = n % 7 == 3
+            bad = 60 <= n < 75
             write(source, [packet._replace(data=bytes(b ^ 0x5A for b in packet.data)) if bad else packet])
             await until(lambda: rendition.queued == 0, "the thread")
         await until(lambda: bool(sink.of(Codec.OPUS)) and sink.of(Codec.OPUS)[-1].pts > 2.5 * 48_000, "Opus")

@@ -22,7 +22,7 @@ from medianode.routing.registry import Registry
 from medianode.store.ingresses import Ingress as Row
 
 CameraRoom = Annotated[
-    str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$", extra={"expected": "1 to 64 of A-Z a-z 0-9 . _ -"})
+    str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+(?!\n)$", extra={"expected": "1 to 64 of A-Z a-z 0-9 . _ -"})
 ]
 
 

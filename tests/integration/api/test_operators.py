@@ -72,9 +72,12 @@ async def test_sessions_tell_all(house: Any) -> None:
         "keyFrames": 2,
         "keyFrameInterval": 8.3,
         "bFrames": True,
-        **({"idleSeconds": video["idleSeconds"]} if "idleSeconds" in video else {}),
+        "frameRate": 0.0,
+        "sampleRate": 0,
+        "channels": 0,
+        "idleSeconds": video["idleSeconds"],
     }
-    assert (audio["kind"], audio["sampleRate"], audio["channels"], "bFrames" in audio) == ("audio", 48_000, 2, False)
+    assert (audio["kind"], audio["sampleRate"], audio["channels"], audio["bFrames"]) == ("audio", 48_000, 2, False)
     assert "B-frames: WebRTC viewers will need a re-encode; set bframes=0" in session["hints"]
     assert "key-frame interval 8.3 s makes HLS start slowly: set 2 s" in session["hints"]
     for name in ("live-demo%2Fobs", "live-demo/obs"):
@@ -82,6 +85,29 @@ async def test_sessions_tell_all(house: Any) -> None:
     room.end(publication, "publisher-left")
     refused = await house.ask("GET", "/api/v1/sessions/live-demo%2Fobs")
     assert (refused.status, set(refused.body)) == (404, {"statusCode", "message", "error"})
+
+
+class Mailbox:
+    """A reader that counts its drops by cause, as a Rendition does."""
+
+    queued = 4
+
+    def __init__(self) -> None:
+        self.dropped = {"slow": 2, "late": 1}
+
+    def on_tracks(self, tracks: tuple[Track, ...]) -> None:
+        pass
+
+    def on_packet(self, packet: Packet) -> None:
+        pass
+
+
+async def test_every_kind_of_queue_counts(house: Any) -> None:
+    _, room, _ = await live_session(house)
+    room.attach(Mailbox())
+    async with Subscription(room, Policy.LIVE, Bounds(10, 100_000, 10.0)):
+        session = (await house.ask("GET", "/api/v1/sessions")).data[0]
+    assert session["queue"] == {"readers": 2, "queued": 6, "deepest": 4, "dropped": 3}
 
 
 async def test_rooms_list_what_is_on_air(house: Any) -> None:

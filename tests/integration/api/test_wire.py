@@ -74,6 +74,13 @@ async def test_unknown_paths_are_404_in_the_words_of_the_prefix(house: Any, meth
     assert refused.headers["Access-Control-Allow-Origin"] == "*"
 
 
+@pytest.mark.parametrize("name", ["%ff", "%ed%a0%80", "%00", "%0d%0aX: y", "a" * 4000, "%5c..%5c", "%F0%9F%8E%A5"])
+async def test_unknown_odd_paths_are_404_too(house: Any, name: str) -> None:
+    refused = await house.ask("GET", f"/v1/nothing/{name.replace(' ', '%20')}")
+    assert (refused.status, tuple(refused.body)) == (404, BAX)
+    assert len(refused.body["message"]) < 250
+
+
 async def test_paths_that_only_look_like_ours_are_left_alone(house: Any) -> None:
     for path in ("/v10/ingress", "/ingressx", "/api/v2/x", "/elsewhere"):
         assert (await house.ask("GET", path)).headers["Content-Type"].startswith("text/plain")

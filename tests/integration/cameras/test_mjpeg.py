@@ -174,7 +174,10 @@ async def test_head_and_preflight(start: Start, picture: Picture, until: Until) 
     assert node.registry.find("live-gate").viewers.get("mjpeg", 0) == 0
 
 
-async def test_a_slow_viewer_gets_the_newest_and_no_backlog_and_others_get_all(start: Start, picture: Picture, until: Until) -> None:
+async def test_a_slow_viewer_gets_the_newest_and_no_backlog_and_others_get_all(
+    start: Start, picture: Picture, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screen_module, "SWEEP", 0.05)
     node = await start()
     publisher = Publisher(node)
     # whole JPEGs, told apart by their last bytes

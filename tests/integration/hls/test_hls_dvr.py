@@ -109,11 +109,12 @@ async def test_a_full_disk_falls_back_to_memory(
 async def test_memory_is_bounded_by_room_and_in_all(make_rig: Any, make_clip: Any) -> None:
     clip = make_clip(seconds=12)
     size = sum(len(p.data) for p in clip.packets)
-    rig = await make_rig(Hls(segment_duration=1.0, part_duration=0.2, playlist_segments=12), Limits(hls_room_bytes=size // 2, hls_total_bytes=size))
+    limits = Limits(hls_room_bytes=size // 2, hls_total_bytes=size)
+    rig = await make_rig(Hls(segment_duration=1.0, part_duration=0.2, playlist_segments=12), limits)
     for room in ("one", "two", "three"):
         _, publication = rig.publish(clip, room=room)
         for packet in clip.packets:
-            publication.write(packet)
+            rig.write(publication, [packet])
             assert rig.service._house.budget.nbytes <= size + 65_536
     budget = rig.service._house.budget
     assert all(budget.room_nbytes(("p-live", f"live-{room}")) <= size // 2 for room in ("one", "two", "three"))
@@ -121,6 +122,5 @@ async def test_memory_is_bounded_by_room_and_in_all(make_rig: Any, make_clip: An
     async with rig.client.get("/hls/live/one/main.m3u8") as answer:
         text = await answer.text()
     assert 1 <= len(_names(text)) < 11
-    print(telemetry.exposition().decode(), budget.nbytes, size, [len(l.variants["main"].window.listed) for l in rig.service._live.values()])
     assert re.search(r'hls_evictions_total{cause="room-bytes"} [1-9]', telemetry.exposition().decode())
     assert re.search(r'hls_evictions_total{cause="total-bytes"} [1-9]', telemetry.exposition().decode())

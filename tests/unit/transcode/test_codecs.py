@@ -7,6 +7,7 @@ import math
 from array import array
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
@@ -96,6 +97,31 @@ def test_jpeg_encoder_takes_odd_sizes_and_gives_full_range(size: tuple[int, int]
     track = Track(1, Codec.MJPEG, 90_000)
     frame = VideoDecoder(track, PIXELS).decode(Packet(track, data, 0, 0, True, 0.0))[0]
     assert max(bytes(frame.planes[0])[: size[0]]) <= 2  # black of limited range is black of full range
+
+
+@pytest.mark.parametrize("form", ["yuvj422p", "yuvj444p", "gray"])
+def test_the_jpegs_of_cameras_become_h264_of_limited_range(make_file: Callable[[str, str], Path], form: str) -> None:
+    """4:2:2 is what the ESP32's camera makes."""
+    arguments = f"-f lavfi -i color=white:size=320x240 -frames:v 1 -vf format={form} -c:v mjpeg -f mjpeg"
+    data = make_file("white.mjpeg", arguments).read_bytes()
+    track = Track(1, Codec.MJPEG, 90_000)
+    frame = VideoDecoder(track, PIXELS).decode(Packet(track, data, 0, 0, True, 0.0))[0]
+    encoder = H264Encoder(320, 240, frame_rate=15)
+    encoded = encoder.encode(frame, 0)[0]
+    derived = Track(1, Codec.H264, 90_000, encoder.config)
+    decoder = VideoDecoder(derived, PIXELS)
+    shown = (decoder.decode(Packet(derived, encoded.data, 0, 0, True, 0.0)) + decoder.decode(None))[0]
+    assert shown.format.name == "yuv420p"
+    assert abs(bytes(shown.planes[0])[1000] - 235) <= 2
+
+
+def test_six_channels_become_two(make_clip: Callable[..., Any]) -> None:
+    clip = make_clip("six.mp4", "-f lavfi -i anoisesrc=duration=1:sample_rate=48000 -ac 6 -c:a aac")
+    assert clip.tracks[0].channels == 6
+    decoder, sound = AudioDecoder(clip.tracks[0]), Sound(1, 48_000, Codec.OPUS, Tally())
+    packets = [p for packet in clip.audio for frame in decoder.decode(packet) for p in sound.push(frame, frame.pts or 0, 0.0)]
+    assert len(packets) > 45
+    assert {p.track.channels for p in packets if isinstance(p, Packet)} == {2}
 
 
 def test_jpeg_quality_is_a_scale(jpegs: Callable[..., list[bytes]]) -> None:
