@@ -43,9 +43,8 @@ class BuildPy(build_py):
 class SDist(sdist):
     """A wheel may be built from the source distribution: it needs the lock too."""
 
-    def add_defaults(self) -> None:
-        super().add_defaults()
-        self.filelist.extend(["package.json", "package-lock.json", ".npmrc"])
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        super().make_release_tree(base_dir, [*files, "package.json", "package-lock.json", ".npmrc"])
 
 
 setup(cmdclass={"build_py": BuildPy, "sdist": SDist})

@@ -1,6 +1,6 @@
 """MJPEG viewers per core: CPU of the server process only, against bare send() of the same parts to as many sockets.
 
-.venv/bin/python bench/mjpeg_viewers.py [--viewers 200] [--seconds 5] [--fps 10] [--bytes 20000]
+.venv/bin/python bench/mjpeg_viewers.py [--viewers 300] [--seconds 3] [--rounds 3] [--fps 10] [--bytes 20000]
 
 Real sockets over loopback; the viewers are another process. The floor is a loop that does nothing but send() each part to each socket,
 in the same run: what the kernel takes. LIMIT is how much of that floor's viewers per core the door must reach.
@@ -105,7 +105,7 @@ async def serve_door(args: argparse.Namespace) -> None:
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
         print(runner.addresses[0][1], flush=True)
-        room = registry.on_air("live-gate")
+        room = registry.on_air("p", "live-gate")
         async with asyncio.timeout(30):
             while room.viewers.get("mjpeg", 0) < args.viewers:
                 await asyncio.sleep(0.02)
@@ -172,8 +172,9 @@ async def watch(kind: str, args: argparse.Namespace) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--viewers", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--viewers", type=int, default=300)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--rounds", type=int, default=3, help="of each, in turn; the best of each counts")
     parser.add_argument("--fps", type=float, default=10.0)
     parser.add_argument("--bytes", type=int, default=20_000)
     parser.add_argument("--serve", choices=("door", "bare"), help=argparse.SUPPRESS)
@@ -183,10 +184,10 @@ def main() -> int:
         return 0
     machine = f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
     print(f"{machine}, {time.strftime('%F')}; {args.fps:g} fps of {args.bytes} bytes")
-    bare = uvloop.run(watch("bare", args))
-    door = uvloop.run(watch("door", args))
+    rounds = [(uvloop.run(watch("bare", args)), uvloop.run(watch("door", args))) for _ in range(args.rounds)]
+    bare, door = (max(results) for results in zip(*rounds, strict=True))
     ratio = door / bare
-    print(f"ratio door/bare {ratio:.2f}, limit {LIMIT}: {'ok' if ratio >= LIMIT else 'UNDER THE LIMIT'}")
+    print(f"{door:.0f} viewers per core; ratio door/bare {ratio:.2f}, limit {LIMIT}: {'ok' if ratio >= LIMIT else 'UNDER THE LIMIT'}")
     return 0 if ratio >= LIMIT else 1
 
 

@@ -143,6 +143,7 @@ class Daemon:
                     self._stopping = True
                     notifier.tell("STOPPING=1")
                     await self._drain(door)
+                    await keys.write_used()
 
     async def _drain(self, door: RtmpDoor) -> None:
         """Publishers out first, so that their ends are written down and their readers see them."""
@@ -158,7 +159,7 @@ class Daemon:
 
     def _ingress_deleted(self, event: IngressDeleted) -> None:
         self.registry.kick_ingress(event.ingress_id, PeerGone("the ingress was deleted", code="ingress-deleted"))
-        room = self.registry.find(event.room)
+        room = self.registry.find(event.project_id, event.room)
         if room is not None:
             room.release(event.identity)
 

@@ -18,8 +18,8 @@ class Live:
         self._lives = lives
 
     def publication(self, ingress: Ingress) -> Publication | None:
-        room = self._registry.find(ingress.room)
-        found = room.publications.get(ingress.participant_identity) if room and room.project_id == ingress.project_id else None
+        room = self._registry.find(ingress.project_id, ingress.room)
+        found = room.publications.get(ingress.participant_identity) if room else None
         return found if found is not None and found.grant.ingress_id == ingress.id else None
 
     def state(self, ingress: Ingress) -> State:
@@ -33,8 +33,8 @@ class Live:
 
     def viewers(self, ingress: Ingress) -> int:
         """Of its room."""
-        room = self._registry.find(ingress.room)
-        return sum(room.viewers.values()) if room and room.project_id == ingress.project_id else 0
+        room = self._registry.find(ingress.project_id, ingress.room)
+        return sum(room.viewers.values()) if room else 0
 
 
 def instant(seconds: float | None) -> str | None:

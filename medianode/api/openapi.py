@@ -88,7 +88,7 @@ def _operation(route: AnyRoute, schema: Mapping[str, Any]) -> dict[str, Any]:
         "summary": route.summary,
         "tags": [route.tag],
         "security": [{"key": []}] if route.auth is not None else [],
-        "parameters": [*_path_parameters(route), *_query_parameters(route)],
+        "parameters": [*_path_parameters(route), *_query_parameters(route), *_headers(route)],
         "responses": {str(route.status if route.response is not None else 204): _success(route, schema)},
     }
     if route.auth is not None:
@@ -132,6 +132,11 @@ def _short(example: msgspec.Struct | None) -> dict[str, Any] | None:
 
 def _path_parameters(route: AnyRoute) -> list[dict[str, Any]]:
     return [{"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in _PARAMETER.findall(route.path)]
+
+
+def _headers(route: AnyRoute) -> list[dict[str, Any]]:
+    known = route.dialect.headers if route.auth is not None else ()
+    return [{"name": n, "in": "header", "required": False, "schema": {"type": "string"}, "description": text} for n, text in known]
 
 
 def _query_parameters(route: AnyRoute) -> list[dict[str, Any]]:

@@ -49,11 +49,14 @@ class StreamHubError(msgspec.Struct, rename="camel"):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
+    """`prefixes`: the paths that it answers for. `headers`: optional ones of every request that has a key, with what they mean."""
+
     name: str
     text: str
     prefixes: tuple[str, ...]
     error: type[msgspec.Struct]
     say: Callable[[int, MedianodeError], msgspec.Struct]
+    headers: tuple[tuple[str, str], ...] = ()
 
     def speaks(self, path: str) -> bool:
         return any(path == p or path.startswith(p + "/") for p in self.prefixes)
@@ -70,7 +73,12 @@ def _streamhub(status: int, error: MedianodeError) -> StreamHubError:
 
 
 BAXCLOUD = Dialect(
-    "BaxCloud", "Ingress as the BaxCloud server SDK calls it; bodies are bare.", ("/v1", "/ingress"), BaxCloudError, _baxcloud
+    "BaxCloud",
+    "Ingress as the BaxCloud server SDK calls it; bodies are bare.",
+    ("/v1", "/ingress"),
+    BaxCloudError,
+    _baxcloud,
+    (("X-Project-Id", "The project's id or slug; must be the key's own, and chooses one for a key to the whole node"),),
 )
 STREAMHUB = Dialect("StreamHub", "Apps, tokens, ingress and cameras; bodies are `{data: …}`.", ("/api/v1",), StreamHubError, _streamhub)
 OPERATOR = Dialect("Operator", "Projects, keys and live sessions of this node; StreamHub's shapes.", (), StreamHubError, _streamhub)

@@ -13,7 +13,7 @@ from aiohttp import web
 from medianode import clock, telemetry
 from medianode.auth import Gatekeeper
 from medianode.config import Limits, Mjpeg
-from medianode.egress.screen import Frame, Screen, Screens, Viewer
+from medianode.egress.screen import ENDS, Frame, Screen, Screens, Viewer
 from medianode.errors import Forbidden, InvalidRequest, MedianodeError, NotFound
 from medianode.media.names import shown
 from medianode.media.packet import Packet
@@ -152,7 +152,7 @@ class MjpegDoor:
         grant = await self._gatekeeper.read(app, name, token, bearer(request), source=self._origin.source(request))
         if grant.audio_only:
             raise Forbidden("this token is for sound only", code="audio-only")
-        return self._registry.on_air(grant.room)
+        return self._registry.on_air(grant.project_id, grant.room)
 
     async def _play(self, request: web.Request, room: Room, screen: Screen) -> web.StreamResponse:
         response = EndlessResponse(headers=STREAM_HEADERS)
@@ -173,6 +173,7 @@ class MjpegDoor:
         finally:
             screen.remove(viewer)
             seconds = clock.now() - started_at
+            ENDS.labels(DOOR, code).value += 1
             totals = {"frames": viewer.sent, "bytes": viewer.nbytes, "drops": viewer.dropped}
             telemetry.session(log, "closed", **fields, code=code, duration=seconds, **totals)
         return response

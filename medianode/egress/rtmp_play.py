@@ -34,20 +34,20 @@ class RtmpPlayDesk:
     def __init__(self, max_unsent: int, viewers_per_room: int) -> None:
         self._max_unsent = max_unsent
         self._viewers = viewers_per_room
-        self._broadcasts: dict[str, Broadcast] = {}
+        self._broadcasts: dict[Room, Broadcast] = {}
 
     def play(self, room: Room, stream_id: int, transport: asyncio.Transport, ended: Callable[[str], None]) -> RtmpPlayer:
         """Raises LimitExceeded when the room is full."""
         room.count_viewer("rtmp", 1, self._viewers)
-        broadcast = self._broadcasts.get(room.name)
-        if broadcast is None or broadcast.room is not room:
-            broadcast = self._broadcasts[room.name] = Broadcast(room, self._forget)
+        broadcast = self._broadcasts.get(room)
+        if broadcast is None:
+            broadcast = self._broadcasts[room] = Broadcast(room, self._forget)
         player = RtmpPlayer(broadcast, stream_id, transport, ended, self._max_unsent)
         broadcast.add(player)
         return player
 
     def _forget(self, room: Room) -> None:
-        self._broadcasts.pop(room.name, None)
+        self._broadcasts.pop(room, None)
 
 
 class RtmpPlayer:

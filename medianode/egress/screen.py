@@ -20,9 +20,10 @@ from medianode.routing.feed import Feed
 from medianode.routing.room import Room
 from medianode.transcode.renditions import Renditions, Want
 
-FRAMES = telemetry.counter("medianode_mjpeg_frames_total", "JPEG frames written to viewers, by door", "door")
-BYTES = telemetry.counter("medianode_mjpeg_bytes_total", "Bytes of the parts written to viewers, by door", "door")
-DROPS = telemetry.counter("medianode_mjpeg_drops_total", "Frames that a viewer was not sent, by door and cause", "door", "cause")
+FRAMES = telemetry.counter("medianode_frames_total", "JPEG frames by door and direction", "door", "direction")
+BYTES = telemetry.counter("medianode_bytes_total", "Bytes by door and direction", "door", "direction")
+DROPS = telemetry.counter("medianode_dropped_total", "Packets dropped, by place and cause", "place", "cause")
+ENDS = telemetry.counter("medianode_session_ends_total", "Sessions ended, by door and code", "door", "code")
 
 WANT = Want(video="mjpeg", audio="none")
 STALL = 30.0
@@ -91,8 +92,8 @@ class Viewer:
         self._writer = writer
         self._wire = wire
         self._wake = asyncio.Event()
-        self._frames = FRAMES.labels(door)
-        self._bytes = BYTES.labels(door)
+        self._frames = FRAMES.labels(door, "out")
+        self._bytes = BYTES.labels(door, "out")
         self._drops = DROPS.labels(door, "slow-viewer")
         self.waiting: Frame | None = None
         self.behind = False

@@ -10,7 +10,7 @@ from aiohttp import WSCloseCode, web
 from medianode import clock, telemetry
 from medianode.auth import Gatekeeper
 from medianode.config import Limits
-from medianode.egress.screen import Frame, Screen, Screens, Viewer
+from medianode.egress.screen import ENDS, Frame, Screen, Screens, Viewer
 from medianode.errors import Forbidden, InvalidRequest, LimitExceeded, MedianodeError, NotFound, PeerGone, TooManyRequests, Unauthorized
 from medianode.origin import Origin, bearer
 from medianode.routing.registry import Registry
@@ -73,7 +73,7 @@ class LiveSocketDoor:
                     end = await self._play(socket, viewer, room, screen, peer)
             finally:
                 room.count_viewer(DOOR, -1, self._limits.viewers_per_room)
-            await socket.close(code=WSCloseCode.GOING_AWAY if end.code == "shutting-down" else WSCloseCode.OK, message=end.code.encode())
+            await socket.close(code=WSCloseCode.GOING_AWAY if end.code == "shutdown" else WSCloseCode.OK, message=end.code.encode())
         except MedianodeError as e:
             await self._refuse(socket, e)
         return socket
@@ -83,7 +83,7 @@ class LiveSocketDoor:
         grant = await self._gatekeeper.read(query.get("app", ""), query.get("room", ""), query.get("token"), bearer(request), source=peer)
         if grant.audio_only:
             raise Forbidden("this token is for sound only", code="audio-only")
-        return self._registry.on_air(grant.room)
+        return self._registry.on_air(grant.project_id, grant.room)
 
     async def _play(self, socket: web.WebSocketResponse, viewer: Viewer, room: Room, screen: Screen, peer: str) -> MedianodeError:
         SESSIONS.value += 1
@@ -100,6 +100,7 @@ class LiveSocketDoor:
         finally:
             screen.remove(viewer)
             seconds = clock.now() - started_at
+            ENDS.labels(DOOR, code).value += 1
             totals = {"frames": viewer.sent, "bytes": viewer.nbytes, "drops": viewer.dropped}
             telemetry.session(log, "closed", **fields, code=code, duration=seconds, **totals)
 

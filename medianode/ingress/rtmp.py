@@ -172,6 +172,7 @@ class RtmpSession(asyncio.Protocol):
         self._opened_at = self._heard_at = clock.now()
         self._error: BaseException | None = None
         self._deciding = 0
+        self._bytes_in = BYTES.labels(scheme, "in")
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # asyncio.Protocol
@@ -182,7 +183,7 @@ class RtmpSession(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard_at = clock.now()
-        BYTES.labels(self._scheme, "in").value += len(data)
+        self._bytes_in.value += len(data)
         try:
             try:
                 self._rtmp.receive_data(data)
@@ -375,7 +376,7 @@ class RtmpSession(asyncio.Protocol):
         try:
             name = self._stream_name(event.name, event.query)
             grant: ReadGrant = await self._door.gatekeeper.play(self._app(), name, source=self._peer)
-            room = self._door.registry.on_air(grant.room)
+            room = self._door.registry.on_air(grant.project_id, grant.room)
         except PeerError as e:
             failed = "NetStream.Play.StreamNotFound" if isinstance(e, (NotFound, Conflict)) else "NetStream.Play.Failed"
             self._rtmp.reject_play(event.stream_id, failed, e.message)

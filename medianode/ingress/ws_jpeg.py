@@ -37,14 +37,16 @@ from medianode.media.track import VIDEO_CLOCK_RATE, Codec, Track
 from medianode.origin import Origin, bearer
 from medianode.routing.publication import Publication
 from medianode.routing.registry import Registry
+from medianode.tasks import guard
 
 log = logging.getLogger("medianode.ingress.ws_jpeg")
 
 DOOR = "ws-mjpeg"
 SESSIONS = telemetry.counter("medianode_sessions_total", "Sessions opened, by door", "door").labels(DOOR)
-FRAMES = telemetry.counter("medianode_camera_frames_total", "JPEG frames taken from cameras", "door").labels(DOOR)
-BYTES = telemetry.counter("medianode_camera_bytes_total", "Bytes of the frames taken from cameras", "door").labels(DOOR)
-DROPS = telemetry.counter("medianode_camera_drops_total", "Frames from cameras that were dropped, by cause", "cause")
+ENDS = telemetry.counter("medianode_session_ends_total", "Sessions ended, by door and code", "door", "code")
+FRAMES = telemetry.counter("medianode_frames_total", "JPEG frames by door and direction", "door", "direction").labels(DOOR, "in")
+BYTES = telemetry.counter("medianode_bytes_total", "Bytes by door and direction", "door", "direction").labels(DOOR, "in")
+DROPS = telemetry.counter("medianode_dropped_total", "Packets dropped, by place and cause", "place", "cause")
 
 IDLE_CHECK = 5.0
 """Seconds between looks for an idle camera; a sixth of the idle timeout where that is less."""
@@ -185,7 +187,7 @@ _CLOSES: tuple[tuple[type[MedianodeError], int, str], ...] = (
     (Conflict, 4409, "conflict"),
     (StorageError, WSCloseCode.TRY_AGAIN_LATER, "try_again_later"),
 )
-_CLOSES_BY_CODE = {"takeover": Close(4409, "replaced"), "shutting-down": Close(WSCloseCode.GOING_AWAY, "shutting_down")}
+_CLOSES_BY_CODE = {"takeover": Close(4409, "replaced"), "shutdown": Close(WSCloseCode.GOING_AWAY, "shutdown")}
 
 
 def close_of(error: MedianodeError) -> Close:
@@ -306,12 +308,13 @@ class CameraDoor:
             grant = await self._admit(request, peer)
         except MedianodeError as e:
             close = close_of(e)
+            ENDS.labels(DOOR, str(close.code)).value += 1
             log.info("refused", extra={"fields": {"door": DOOR, "peer": peer, "code": close.code, "error": e.code, "reason": e.message}})
             await self._refuse(socket, close)
             return socket
         self.cameras += 1
         try:
-            await _Camera(socket, self._config, grant, peer).run(self._registry)
+            await guard(DOOR, _Camera(socket, self._config, grant, peer).run(self._registry))
         finally:
             self.cameras -= 1
         return socket
@@ -334,7 +337,7 @@ class CameraDoor:
 
     def _replaces(self, grant: PublishGrant) -> bool:
         """A camera that comes back takes the place of its older self, also when the house is full."""
-        room = self._registry.find(grant.room)
+        room = self._registry.find(grant.project_id, grant.room)
         old = room.publications.get(grant.identity) if room is not None else None
         return old is not None and old.door == DOOR
 
@@ -367,13 +370,16 @@ class _Camera:
         except MedianodeError as e:
             end = close_of(e)
         else:
-            end = Close(WSCloseCode.ABNORMAL_CLOSURE, "internal")
+            end = Close(WSCloseCode.INTERNAL_ERROR, "internal")
             try:
                 await self._socket.send_str(ready_text(room.name, self._grant.identity, self._config))
                 end = await self._receive(publication, fields)
             except OSError as e:
                 end = Close(WSCloseCode.ABNORMAL_CLOSURE, "peer_gone")
                 publication.health.last_error = str(e)
+            except asyncio.CancelledError:
+                end = Close(WSCloseCode.GOING_AWAY, "shutdown")
+                raise
             finally:
                 room.end(publication, end.message.replace("_", "-"))
         try:
@@ -382,6 +388,7 @@ class _Camera:
             log.debug("%s: gone before it was told why: %s", DOOR, e)
         finally:
             seconds = clock.now() - opened_at
+            ENDS.labels(DOOR, str(end.code)).value += 1
             totals = {"frames": self._frames, "bytes": self._nbytes, "drops": self._drops.total()}
             telemetry.session(log, "closed", **fields, code=end.code, reason=end.message, duration=seconds, **totals)
 
@@ -445,7 +452,7 @@ class _Camera:
     def _drop(self, publication: Publication, cause: str) -> None:
         self._drops[cause] += 1
         publication.health.drops[cause] = self._drops[cause]
-        DROPS.labels(cause).value += 1
+        DROPS.labels(DOOR, cause).value += 1
 
     def _ended(self) -> Close:
         """The socket is closed already: by the peer, by its breach of RFC 6455, or by its oversized message."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 
 class Kind(Enum):
     VIDEO = "video"
     AUDIO = "audio"
+
+    __hash__ = object.__hash__  # members are singletons; Enum's own is Python code, run for every packet
 
 
 class Codec(Enum):
@@ -28,6 +30,8 @@ class Codec(Enum):
     EAC3 = "eac3"
     PCM_ALAW = "pcm_alaw"
     PCM_MULAW = "pcm_mulaw"
+
+    __hash__ = object.__hash__  # as in Kind
 
     @property
     def kind(self) -> Kind:
@@ -59,11 +63,10 @@ class Track:
     frame_rate: float = 0.0
     sample_rate: int = 0
     channels: int = 0
+    kind: Kind = field(init=False, compare=False, repr=False)
+    is_video: bool = field(init=False, compare=False, repr=False)
 
-    @property
-    def kind(self) -> Kind:
-        return self.codec.kind
-
-    @property
-    def is_video(self) -> bool:
-        return self.codec in _VIDEO
+    def __post_init__(self) -> None:
+        # asked for several times per packet, so looked up once
+        object.__setattr__(self, "kind", self.codec.kind)
+        object.__setattr__(self, "is_video", self.codec in _VIDEO)

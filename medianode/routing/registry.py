@@ -16,7 +16,7 @@ class Registry:
     def __init__(self, bus: Bus, limits: Limits) -> None:
         self.bus = bus
         self.limits = limits
-        self._rooms: dict[str, Room] = {}
+        self._rooms: dict[tuple[str, str], Room] = {}
 
     def __iter__(self) -> Iterator[Room]:
         return iter(tuple(self._rooms.values()))
@@ -28,13 +28,13 @@ class Registry:
     def publications(self) -> list[Publication]:
         return [p for room in self._rooms.values() for p in room.publications.values()]
 
-    def find(self, room: str) -> Room | None:
-        """The room of this canonical name (names carry their project's slug, so they are unique in the node)."""
-        return self._rooms.get(room)
+    def find(self, project_id: str, room: str) -> Room | None:
+        """The room of this canonical name; names are unique only within a project (`a` + `b-x` and `a-b` + `x` are both `a-b-x`)."""
+        return self._rooms.get((project_id, room))
 
-    def on_air(self, room: str) -> Room:
+    def on_air(self, project_id: str, room: str) -> Room:
         """The room, live or held. Raises NotFound `no-programme` where nobody publishes."""
-        found = self._rooms.get(room)
+        found = self._rooms.get((project_id, room))
         if found is None or not found.on_air:
             raise NotFound(f"nobody publishes in room {room}", code="no-programme")
         return found
@@ -43,12 +43,12 @@ class Registry:
         """Open a publication. Raises Conflict (somebody else holds it) or LimitExceeded."""
         if len(self.publications) >= self.limits.publications:
             raise LimitExceeded(f"the node has {self.limits.publications} publications already", code="node-full")
-        room = self._rooms.get(grant.room)
+        room = self._rooms.get((grant.project_id, grant.room))
         if room is None:
             if len(self._rooms) >= self.limits.rooms:
                 raise LimitExceeded(f"the node has {self.limits.rooms} rooms already", code="node-full")
             gop = (self.limits.gop_packets, self.limits.gop_bytes)
-            room = self._rooms[grant.room] = Room(grant.slug, grant.room, grant.project_id, self.bus, gop, self._forget)
+            room = self._rooms[grant.project_id, grant.room] = Room(grant.slug, grant.room, grant.project_id, self.bus, gop, self._forget)
         return room, room.publish(grant, door, peer, kick)
 
     def kick_ingress(self, ingress_id: str, error: MedianodeError) -> bool:
@@ -62,5 +62,5 @@ class Registry:
         return False
 
     def _forget(self, room: Room) -> None:
-        if self._rooms.get(room.name) is room:
-            del self._rooms[room.name]
+        if self._rooms.get((room.project_id, room.name)) is room:
+            del self._rooms[room.project_id, room.name]

@@ -273,7 +273,11 @@ class H264Stage(VideoStage):
             self._size = (frame.width, frame.height)
             rate = self._track.frame_rate or (15.0 if self._track.codec is Codec.MJPEG else 30.0)
             encoder = self._encoder = H264Encoder(
-                frame.width, frame.height, frame_rate=rate, keyframe_seconds=self._settings.keyframe_seconds
+                frame.width,
+                frame.height,
+                frame_rate=rate,
+                keyframe_seconds=self._settings.keyframe_seconds,
+                colorspace=frame.colorspace,
             )
             self._derived = Track(
                 self._track.id, Codec.H264, VIDEO_CLOCK_RATE, encoder.config, encoder.width, encoder.height, self._track.frame_rate

@@ -233,23 +233,29 @@ class Rendition:
     def _deliver(self, epoch: int, outputs: list[Output]) -> None:
         if self.ended or epoch != self._epoch:
             return
-        if not self._announced:
-            for item in outputs:
-                if isinstance(item, Packet):
-                    self._derived[item.track.id] = item.track
-            early = [item for item in outputs if isinstance(item, Packet)]
-            for packet in early:
-                self.gop.push(packet)
-            if None not in self._derived.values():
-                self._announce(early)
-            return
+        early: list[Packet] = []
         for item in outputs:
             if isinstance(item, Gap):
-                self._break(item)
-            else:
-                if self._derived[item.track.id] is not item.track:
-                    self._derived_changed(item.track)
+                if self._announced:
+                    self._break(item)
+                continue
+            known = self._derived[item.track.id]
+            if known != item.track:
+                self._derived[item.track.id] = item.track
+                if self._announced:
+                    self._tracks_changed()
+                elif known is not None:
+                    self._start_gop()
+                    early = [packet for packet in early if packet.track.id != item.track.id]
+            elif known is not item.track:
+                item = item._replace(track=known)  # an encoder made anew: to readers it is the track they know
+            if self._announced:
                 self._send(item)
+            else:
+                self.gop.push(item)
+                early.append(item)
+        if not self._announced and None not in self._derived.values():
+            self._announce(early)
 
     def _announce(self, early: list[Packet] | None = None) -> None:
         """Tell the tracks that are known, then what was cached while they were not; without video that is `early`."""
@@ -283,13 +289,8 @@ class Rendition:
         known = (self._copied.get(track.id) or self._derived.get(track.id) for track in self._order)
         return tuple(track for track in known if track is not None)
 
-    def _derived_changed(self, track: Track) -> None:
-        """A derived track that came late, or a new size or rate: readers see a Gap and the new set."""
-        before = self._derived[track.id]
-        self._derived[track.id] = track
-        if before == track:
-            self.tracks = self._known()
-            return
+    def _tracks_changed(self) -> None:
+        """A derived track came late, or has a new size or rate: readers see a Gap and the new set."""
         self._break(Gap("track-changed"))
         self.tracks = self._known()
         for sink in tuple(self._sinks):

@@ -141,7 +141,12 @@ class Pages:
             grant = await self._gatekeeper.read(app, name, token, bearer(request), source=source)
         except MedianodeError as e:
             return media_error(e)
-        body = {"app": app, "room": grant.room, "now": round(clock.wallclock() * 1000), **self._describe(self._registry.find(grant.room))}
+        body = {
+            "app": app,
+            "room": grant.room,
+            "now": round(clock.wallclock() * 1000),
+            **self._describe(self._registry.find(grant.project_id, grant.room)),
+        }
         return web.json_response(body, headers={**OPEN_CORS, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
 
     def error_page(self, request: web.Request, error: MedianodeError) -> web.Response:

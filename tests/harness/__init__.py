@@ -20,6 +20,7 @@ from medianode.daemon import Daemon, Ready
 from medianode.egress.rtmp_publish import RtmpPublisher, open_publisher, parse_rtmp_url
 from medianode.media.packet import Packet
 from medianode.media.track import Codec, Track
+from medianode.routing.room import Room
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 """FFmpeg 9 with libx264, x265, SVT-AV1, libvpx, libopus; Debian's `ffmpeg` is the second opinion."""
@@ -49,6 +50,16 @@ class Node:
     def key(self) -> str:
         assert self.ready.first.ingress is not None
         return self.ready.first.ingress.stream_key
+
+    def room(self, name: str = "live-studio") -> Room | None:
+        """A room of project `live`."""
+        assert self.ready.first.project is not None
+        return self.daemon.registry.find(self.ready.first.project.id, name)
+
+    @property
+    def on_air(self) -> bool:
+        room = self.room()
+        return room is not None and room.on_air
 
     @property
     def admin(self) -> dict[str, str]:

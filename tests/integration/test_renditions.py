@@ -17,7 +17,7 @@ import pytest
 
 from medianode import clock, config
 from medianode.auth import Door, PublishGrant, Takeover
-from medianode.codecs import jpeg
+from medianode.codecs import h264, jpeg
 from medianode.errors import LimitExceeded
 from medianode.events import Bus
 from medianode.media.gop import GopCache
@@ -245,6 +245,9 @@ async def test_jpeg_to_h264_keeps_the_times_of_the_pictures(pictures: Callable[[
         await until(lambda: bool(sink.of(Codec.H264)) and sink.of(Codec.H264)[-1].pts == times[-1], "the last picture")
         lost = sum(rendition.dropped.values())
     packets = sink.of(Codec.H264)
+    colour = h264.parse_sps(h264.parse_avcc(sink.tracks[0].config).sps[0]).colour
+    assert colour is not None
+    assert (colour.matrix, colour.full_range) == (5, False)  # BT.601, as in the JPEGs
     assert {p.pts for p in packets} <= set(times)
     assert len(packets) + lost == 50
     assert decode_pictures(packets) == [(p.pts, 320, 240) for p in packets]
@@ -472,7 +475,41 @@ async def test_a_gap_of_the_source_starts_the_derived_timeline_anew(clip: Callab
     assert sink.gaps == ["timestamp-jump"]
     after = [item for item in sink.log[position:] if isinstance(item, Packet)]
     assert after[0].pts >= 10_000_000
+    assert after[-1].track is sink.tracks[0]  # made by another encoder, but the track that readers know
     assert len([item for item in sink.log if item == sink.tracks]) == 1
+
+
+async def test_sound_that_comes_late_joins_after_a_gap(clip: Callable[[str, str], list[Packet]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medianode.transcode.renditions.READY_SECONDS", 0.02)
+    packets = clip("av.mp4", f"{SOUND} {VIDEO} -c:v libx264 -preset ultrafast -bf 2 -g 30 -c:a aac")
+    pictures, sound = ([p for p in packets if p.track.is_video is kind] for kind in (True, False))
+    source, sink = publication(pictures[0].track, sound[0].track), Recorder()
+    asked: list[float] = []
+    source.on_keyframe_wanted = lambda: asked.append(clock.now())
+    async with deriving(source, Want("copy", "opus"), sink) as rendition:
+        write(source, pictures[:40])
+        await until(lambda: bool(sink.tracks), "the announcement without sound")
+        assert sink.tracks == (pictures[0].track,)
+        assert sink.of(Codec.H264) == rendition.gop.packets  # what is cached begins with the newest key frame
+        write(source, sound)
+        await until(lambda: len(sink.tracks) == 2, "the sound")
+        assert len(asked) == 1
+        position = sink.log.index(sink.tracks)
+        assert sink.log[position - 1] == Gap("track-changed")
+        write(source, pictures[40:])
+    after = [item for item in sink.log[position:] if isinstance(item, Packet) and item.track.is_video]
+    assert after[0].keyframe
+    assert len(decode_pictures(after)) == len(after) == 30
+    assert rendition.dropped["waits-for-keyframe"] == 20
+
+
+async def test_no_more_than_the_first_track_of_a_kind_is_derived() -> None:
+    tracks = (JPEG, Track(2, Codec.MJPEG, 90_000), Track(3, Codec.AAC, 48_000), Track(4, Codec.OPUS, 48_000))
+    assert Want("copy", "copy").select(tracks) == tracks
+    assert Want("h264", "opus").select(tracks) == (tracks[0], tracks[2])
+    assert Want("none", "aac").select(tracks) == (tracks[2],)
+    assert Want("none", "aac").codec_for(tracks[2]) is None
+    assert Want("h264", "aac").codec_for(tracks[0]) is Codec.H264
 
 
 async def test_a_key_frame_can_be_asked_for(pictures: Callable[[str, int], list[bytes]]) -> None:

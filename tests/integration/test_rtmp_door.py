@@ -28,7 +28,7 @@ async def publish_a_second(url: str) -> None:
 async def test_the_key_in_the_name_or_its_query(tmp_path: Path, form: str) -> None:
     async with running(tmp_path) as node, publishing(form.format(rtmp=node.rtmp, key=node.key)) as publisher:
         await send_second(publisher)
-        await until(lambda: node.daemon.registry.find("live-studio") and node.daemon.registry.find("live-studio").on_air)
+        await until(lambda: node.on_air)
 
 
 @pytest.mark.parametrize("name", ["wrong", "studio", "live-studio", "x?key=wrong", "../../etc/passwd", "%00"])
@@ -61,8 +61,8 @@ async def test_rtmps_on_the_same_port_with_the_certificate_from_the_start_page(t
 async def test_a_publisher_that_falls_silent_is_noticed(tmp_path: Path) -> None:
     async with running(tmp_path, ingress={"silence": 1.0, "hold": 60.0}) as node, publishing(f"{node.rtmp}/live/{node.key}") as publisher:
         await send_second(publisher)
-        await until(lambda: node.daemon.registry.find("live-studio") is not None)
-        room = node.daemon.registry.find("live-studio")
+        await until(lambda: node.room() is not None)
+        room = node.room()
         await until(lambda: room.on_air)
         with pytest.raises(PeerError):
             await publisher.watch()
@@ -93,20 +93,20 @@ async def test_another_encoder_with_the_same_key_takes_over(tmp_path: Path) -> N
             with pytest.raises(PeerError):
                 await first.watch()
             assert node.daemon.registry.publications[0] is not old
-            assert node.daemon.registry.find("live-studio").on_air
+            assert node.room().on_air
 
 
 async def test_deleting_the_ingress_disconnects_its_encoder_at_once(tmp_path: Path) -> None:
     async with running(tmp_path) as node, publishing(f"{node.rtmp}/live/{node.key}") as publisher, ClientSession() as session:
         await send_second(publisher)
-        await until(lambda: node.daemon.registry.find("live-studio") is not None)
+        await until(lambda: node.room() is not None)
         ingress = node.ready.first.ingress
         assert ingress is not None
         async with session.delete(f"{node.http}/v1/ingress/{ingress.id}", headers=node.admin) as response:
             assert response.status == 200
         with pytest.raises(PeerError, match=r"deleted|closed"):
             await publisher.watch()
-        assert node.daemon.registry.find("live-studio") is None, "no hold for what was deleted"
+        assert node.room() is None, "no hold for what was deleted"
 
 
 async def test_a_project_may_be_opened_to_keyless_publishing(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ async def test_a_project_may_be_opened_to_keyless_publishing(tmp_path: Path) -> 
             assert response.status == 200, await response.text()
         async with publishing(f"{node.rtmp}/live/anything") as publisher:
             await send_second(publisher)
-            await until(lambda: node.daemon.registry.find("live-anything") is not None)
+            await until(lambda: node.room("live-anything") is not None)
         with pytest.raises(PeerError, match=r"NetStream\.Publish"):
             await publish_a_second(f"{node.rtmp}/live/..%2f..%2fx")
 

@@ -179,8 +179,8 @@ class Cameras:
         request = call.request
         source = self._origin.source(request)
         grant = await self._gatekeeper.read(call.path("app"), call.path("room"), call.query.token or None, bearer(request), source=source)
-        room = self._registry.find(grant.room)
-        programme = room.programme if room is not None and room.project_id == grant.project_id else None
+        room = self._registry.find(grant.project_id, grant.room)
+        programme = room.programme if room is not None else None
         if programme is None or programme.grant.kind is not Door.WS_MJPEG:
             return Data(CameraLive(active=False, type=None, room=grant.room))
         urls = self._urls(call)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
@@ -34,10 +33,11 @@ VERDICT_SECONDS, VERDICTS = 5.0, 10_000
 AAC_BANDWIDTH = 160_000
 """Bits per second allowed for the sound of the variant `aac` before it has been made."""
 
-PLAYLIST = {**OPEN_CORS, "Content-Type": "application/vnd.apple.mpegurl", "Cache-Control": "no-cache, no-store, must-revalidate"}
-_MEDIA = {**OPEN_CORS, "Cache-Control": "public, max-age=31536000, immutable", "Accept-Ranges": "bytes"}
-MP4: Mapping[str, str] = {**_MEDIA, "Content-Type": "video/mp4"}
-TS: Mapping[str, str] = {**_MEDIA, "Content-Type": "video/mp2t"}
+_CORS = {name: OPEN_CORS[name] for name in ("Access-Control-Allow-Origin", "Access-Control-Expose-Headers")}
+_MEDIA = {**_CORS, "Cache-Control": "public, max-age=31536000, immutable", "Accept-Ranges": "bytes"}
+PLAYLIST = CIMultiDict(_CORS, **{"Content-Type": "application/vnd.apple.mpegurl", "Cache-Control": "no-cache, no-store, must-revalidate"})
+MP4 = CIMultiDict(_MEDIA, **{"Content-Type": "video/mp4"})
+TS = CIMultiDict(_MEDIA, **{"Content-Type": "video/mp2t"})
 
 REQUESTS = telemetry.counter("medianode_hls_requests_total", "HLS requests answered with 200 or 206, by kind", "kind")
 SENT = telemetry.counter("medianode_hls_sent_bytes_total", "Bytes of HLS bodies sent, by kind", "kind")
@@ -110,8 +110,8 @@ class HlsService:
                     del self._live[live.key]
 
     def _room_live(self, project_id: str, name: str) -> None:
-        room = self._registry.find(name)
-        if room is None or room.project_id != project_id:
+        room = self._registry.find(project_id, name)
+        if room is None:
             return
         before = self._live.get((project_id, name))
         floors: dict[str, int] = {}
@@ -265,11 +265,11 @@ class HlsService:
         response.headers[hdrs.CONTENT_RANGE] = f"bytes {start}-{stop - 1}/{size}"
         return response
 
-    def _answer(self, kind: str, body: bytes, headers: Mapping[str, str]) -> web.Response:
+    def _answer(self, kind: str, body: bytes, headers: CIMultiDict[str]) -> web.Response:
         requests, sent = self._cells[kind]
         requests.value += 1
         sent.value += len(body)
-        return web.Response(body=body, headers=CIMultiDict(headers))
+        return web.Response(body=body, headers=headers.copy())
 
 
 async def _reach(live: LiveRoom, playlist: Playlist, msn: int, part: int | None) -> None:

@@ -5,6 +5,7 @@
  *   progress()   a number that grows while pictures or sound move
  *   nudge()      it does not move: help it
  *   retry()      true if it goes on after a network error without being built anew
+ *   renew()      the publisher is back: look at once
  *   goLive()     jump to the live edge
  *   stats(now)   {latency (s), width, height, fps}; null where not known. `now`: the node's clock, ms
  */
@@ -76,6 +77,8 @@ class VideoEngine {
   retry() {
     return false;
   }
+
+  renew() {}
 
   pictures() {
     const [at, seen] = this.frames;
@@ -157,6 +160,10 @@ export class HlsEngine extends VideoEngine {
     const edge = this.hls?.liveSyncPosition;
     if (edge != null && edge > this.video.currentTime + 0.5) jump(this.video, edge);
     else this.hls?.startLoad();
+  }
+
+  renew() {
+    this.hls?.startLoad(); // fetches the playlist at once
   }
 
   goLive() {
@@ -282,6 +289,8 @@ export class MjpegEngine {
   }
 
   nudge() {}
+
+  renew() {}
 
   goLive() {}
 

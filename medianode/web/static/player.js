@@ -6,7 +6,7 @@ import { bitrate, codec, codecs, copy, duration, seconds, MODES } from './words.
 
 const POLL_WAITING = 3000;
 const POLL_PLAYING = 15_000;
-const STALLED = { say: 3, nudge: 6, ask: 10 };
+const STALLED = { say: 2, ask: 3, nudge: 7, rebuild: 14 }; // seconds without movement
 const FAR_BEHIND = 6; // seconds over the target, after which catching up at 1.1 times would take too long
 const BACKOFF = [300, 1000, 2000, 4000, 5000];
 const ROOT = new URL('../../', location.href);
@@ -270,8 +270,10 @@ export class Player {
     const { stage, still } = this;
     if (document.hidden && this.current === 'mjpeg') return;
     if (still === STALLED.say) stage.show(this.hasPlayed ? 'buffering' : 'connecting');
-    if (still > 0 && still % STALLED.nudge === 0 && stage.root.dataset.state !== 'held') this.engine.nudge();
-    if (still >= STALLED.ask && still % 3 === 0) this.check();
+    if (still >= STALLED.ask && still % 2) this.check();
+    if (still !== STALLED.nudge || this.facts.held) return;
+    this.engine.nudge();
+    this.last = this.engine.progress(); // a jump is not yet movement
   }
 
   /** While playing: renew the facts; end what is over, say what is held, rebuild what does not move though it should. */
@@ -286,14 +288,24 @@ export class Player {
       this.asking = false;
       if (this.engine !== engine) return;
       if (e instanceof Refusal && e.status < 500 && e.status !== 429) this.finish('gone');
-      else if (this.still >= STALLED.ask) this.stage.show('offline');
+      else if (this.still >= STALLED.nudge) this.stage.show('offline');
       return;
     }
     this.asking = false;
     if (this.engine !== engine || this.still < STALLED.ask) return;
+    const wasHeld = this.stage.root.dataset.state === 'held';
     if (this.facts.held) this.stage.show('held');
     else if (!this.facts.onAir) this.finish('ended');
-    else this.finish('stalled');
+    else if (wasHeld) this.returned();
+    else if (this.still >= STALLED.rebuild) this.finish('stalled');
+  }
+
+  /** The publisher is back within its hold: the same playlist goes on. */
+  returned() {
+    this.still = STALLED.say;
+    this.stage.show('buffering');
+    this.wakeUp(); // out of a backoff
+    this.engine.renew();
   }
 
   pause() {

@@ -171,7 +171,7 @@ async def test_head_and_preflight(start: Start, picture: Picture, until: Until) 
             ) as response:
                 assert response.status == 204
                 assert response.headers["Access-Control-Allow-Origin"] == "*"
-    assert node.registry.find("live-gate").viewers.get("mjpeg", 0) == 0
+    assert node.registry.find("p1", "live-gate").viewers.get("mjpeg", 0) == 0
 
 
 async def test_a_slow_viewer_gets_the_newest_and_no_backlog_and_others_get_all(
@@ -203,7 +203,7 @@ async def test_a_slow_viewer_gets_the_newest_and_no_backlog_and_others_get_all(
     slow.close()
     quick.close()
     publisher.write(frames[0])
-    await until(lambda: node.registry.find("live-gate").viewers["mjpeg"] == 0)
+    await until(lambda: node.registry.find("p1", "live-gate").viewers["mjpeg"] == 0)
 
 
 async def test_a_viewer_that_takes_nothing_is_let_go(start: Start, picture: Picture, until: Until, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -457,7 +457,7 @@ async def test_camera_to_viewer(start: Start, picture: Picture) -> None:
     async with connect(node.ws(), compression=None, ping_interval=None) as camera:
         await camera.recv()
         await camera.send(picture(5))
-        while node.registry.find("live-gate") is None or not node.registry.find("live-gate").on_air:
+        while node.registry.find("p1", "live-gate") is None or not node.registry.find("p1", "live-gate").on_air:
             await asyncio.sleep(0.005)
         client = await Client.open(node)
         assert await client.part() == picture(5)

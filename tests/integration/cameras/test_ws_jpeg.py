@@ -14,6 +14,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from medianode import telemetry
 from medianode.config import Limits, WsJpeg
 from medianode.errors import NotFound, PeerGone
 from medianode.media.packet import Gap, Packet
@@ -80,7 +81,7 @@ async def test_ready_is_exact_and_frames_come_through_untouched(start: Start, pi
     async with camera(node.ws(key=None), additional_headers={"Authorization": "Bearer wsk_one"}) as socket:
         assert await socket.recv() == READY
         assert socket.protocol.extensions == []
-        room = node.registry.find("live-gate")
+        room = node.registry.find("p1", "live-gate")
         recorder = Recorder()
         room.attach(recorder)
         for data in sent:
@@ -90,7 +91,7 @@ async def test_ready_is_exact_and_frames_come_through_untouched(start: Start, pi
     assert [(t.codec.value, t.clock_rate, t.width, t.height) for t in recorder.tracks[0]] == [("mjpeg", 90_000, 64, 48)]
     assert [p.pts for p in recorder.packets] == sorted({p.pts for p in recorder.packets})
     await until(lambda: recorder.ended != "")
-    assert node.registry.find("live-gate") is None
+    assert node.registry.find("p1", "live-gate") is None
     assert node.cameras.cameras == 0
 
 
@@ -137,7 +138,7 @@ async def test_the_same_key_again_takes_over_and_players_stay(start: Start, pict
         await old.recv()
         await old.send(picture(1))
         recorder = Recorder()
-        node.registry.find("live-gate").attach(recorder)
+        node.registry.find("p1", "live-gate").attach(recorder)
         await until(lambda: len(recorder.packets) == 1)
         async with camera(node.ws()) as new:
             assert await new.recv() == READY
@@ -155,14 +156,14 @@ async def test_deletion_and_shutdown_put_the_camera_out_at_once(start: Start, pi
         await socket.recv()
         await socket.send(picture(1))
         recorder = Recorder()
-        node.registry.find("live-gate").attach(recorder)
+        node.registry.find("p1", "live-gate").attach(recorder)
         await until(lambda: len(recorder.packets) == 1)
         assert node.registry.kick_ingress("in_wsk_one", NotFound("the ingress was deleted", code="ingress-deleted"))
         assert recorder.ended
         assert await ended(socket) == (['{"type":"error","code":"4401","message":"ingress_deleted"}'], 4401)
     async with camera(node.ws()) as socket:
         await socket.recv()
-        node.registry.publications[0].kick(PeerGone("going down", code="shutting-down"))
+        node.registry.publications[0].kick(PeerGone("going down", code="shutdown"))
         assert (await ended(socket))[1] == 1001
 
 
@@ -171,7 +172,7 @@ async def test_a_new_size_is_a_new_track(start: Start, picture: Picture, until: 
     async with camera(node.ws()) as socket:
         await socket.recv()
         recorder = Recorder()
-        node.registry.find("live-gate").attach(recorder)
+        node.registry.find("p1", "live-gate").attach(recorder)
         await socket.send(picture(1))
         await socket.send(picture(2, width=160, height=120))
         await until(lambda: len(recorder.packets) == 2)
@@ -252,7 +253,7 @@ async def test_a_half_open_peer_is_let_go(start: Start, until: Until) -> None:
     assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
     await until(lambda: node.cameras.cameras == 1)
     await until(lambda: node.cameras.cameras == 0)
-    assert node.registry.find("live-gate") is None
+    assert node.registry.find("p1", "live-gate") is None
     writer.transport.abort()
 
 
@@ -270,7 +271,7 @@ async def test_early_frames_are_tolerated(start: Start, picture: Picture, until:
         b"\x82\xfe" + len(data).to_bytes(2, "big") + mask + masked
     )
     await until(lambda: any(p.active for p in node.registry.publications))
-    assert node.registry.find("live-gate").programme.gop.keyframe.data == data
+    assert node.registry.find("p1", "live-gate").programme.gop.keyframe.data == data
     writer.transport.abort()
     await until(lambda: node.cameras.cameras == 0)
 
@@ -319,7 +320,7 @@ async def test_fragments_are_joined_and_bounded(start: Start, picture: Picture, 
         await socket.recv()
         await socket.send([data[:100], data[100:20_000], data[20_000:]])
         await until(lambda: any(p.active for p in node.registry.publications))
-        assert node.registry.find("live-gate").programme.gop.keyframe.data == data
+        assert node.registry.find("p1", "live-gate").programme.gop.keyframe.data == data
         sending = asyncio.create_task(socket.send([b"\xff\xd8\xff", *[bytes(10_000)] * 100]))
         assert await ended(socket) == (['{"type":"error","code":"4413","message":"frame_too_large"}'], 4413)
         await asyncio.gather(sending, return_exceptions=True)
@@ -342,10 +343,10 @@ async def test_a_publisher_that_returns_within_the_hold_keeps_its_players(start:
     recorder = Recorder()
     async with camera(node.ws()) as socket:
         await socket.recv()
-        node.registry.find("live-gate").attach(recorder)
+        node.registry.find("p1", "live-gate").attach(recorder)
         await socket.send(picture(1))
         await until(lambda: len(recorder.packets) == 1)
-    await until(lambda: node.registry.find("live-gate").held)
+    await until(lambda: node.registry.find("p1", "live-gate").held)
     async with camera(node.ws()) as socket:
         await socket.recv()
         await socket.send(picture(2))
@@ -376,3 +377,33 @@ async def test_three_lines_a_session_and_no_key_in_any(
     assert [r.getMessage() for r in lines] == ["opened", "publishing", "closed", "opened", "refused"]
     assert lines[2].fields["code"] == 1000  # type: ignore[attr-defined]  # telemetry.session puts it there
     assert "wsk_" not in " ".join(f"{r.getMessage()} {r.__dict__}" for r in lines)
+
+
+async def test_metrics_count_frames_bytes_drops_and_sessions(start: Start, picture: Picture, until: Until) -> None:
+    def value(name: str, **labels: str) -> float:
+        wanted = ",".join(f'{k}="{v}"' for k, v in sorted(labels.items()))
+        for line in telemetry.exposition().decode().splitlines():
+            head, _, number = line.rpartition(" ")
+            if head.partition("{")[0] == name and ",".join(sorted(head.partition("{")[2].rstrip("}").split(","))) == wanted:
+                return float(number)
+        return 0.0
+
+    def all_values() -> list[float]:
+        return [
+            value("medianode_sessions_total", door="ws-mjpeg"),
+            value("medianode_frames_total", door="ws-mjpeg", direction="in"),
+            value("medianode_bytes_total", door="ws-mjpeg", direction="in"),
+            value("medianode_dropped_total", place="ws-mjpeg", cause="not-jpeg"),
+            value("medianode_session_ends_total", door="ws-mjpeg", code="1000"),
+        ]
+
+    before = all_values()
+    node = await start()
+    async with camera(node.ws()) as socket:
+        await socket.recv()
+        await socket.send(picture(1))
+        await socket.send(b"no JPEG")
+        await socket.send(picture(2))
+        await until(lambda: sum(m.packets for m in node.registry.publications[0].meters.values()) == 2)
+    await until(lambda: node.cameras.cameras == 0)
+    assert [now - then for now, then in zip(all_values(), before, strict=True)] == [1, 2, len(picture(1)) + len(picture(2)), 1, 1]

@@ -39,9 +39,17 @@ VIDEO = {
     "hevc": "-c:v libx265 -preset ultrafast -x265-params keyint=30:min-keyint=30:scenecut=0:log-level=none -tag:v hvc1 -pix_fmt yuv420p",
     "av1": "-c:v libsvtav1 -preset 12 -g 30 -svtav1-params scd=0 -pix_fmt yuv420p",
     "vp9": "-c:v libvpx-vp9 -deadline realtime -cpu-used 8 -g 30 -keyint_min 30",
+    "mjpeg": "-c:v mjpeg -q:v 5 -pix_fmt yuvj420p",
     "": "",
 }
-AUDIO = {"aac": "-c:a aac -b:a 96k", "opus": "-c:a libopus -b:a 64k -ar 48000", "mp3": "-c:a libmp3lame", "flac": "-c:a flac -strict -2", "": ""}
+AUDIO = {
+    "pcm_alaw": "-c:a pcm_alaw -ar 8000",
+    "aac": "-c:a aac -b:a 96k",
+    "opus": "-c:a libopus -b:a 64k -ar 48000",
+    "mp3": "-c:a libmp3lame",
+    "flac": "-c:a flac -strict -2",
+    "": "",
+}
 
 
 @dataclass
@@ -94,7 +102,7 @@ def make_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Clip]:
     def make(video: str = "h264", audio: str = "aac", seconds: int = 8, size: str = "192x108") -> Clip:
         key = (video, audio, seconds, size)
         if key not in known:
-            path = tmp_path_factory.mktemp("clip") / ("clip.mp4")
+            path = tmp_path_factory.mktemp("clip") / ("clip.mov" if audio.startswith("pcm") else "clip.mp4")
             command = [FFMPEG, "-v", "error", "-y"]
             command += ["-f", "lavfi", "-i", f"testsrc2=size={size}:rate=30:duration={seconds}"] if video else []
             command += ["-f", "lavfi", "-i", f"sine=frequency=440:sample_rate=48000:duration={seconds}"] if audio else []
@@ -124,7 +132,9 @@ class Keeper:
     async def play(self, *_: Any, **__: Any) -> ReadGrant:
         raise Unauthorized("not here")
 
-    async def control(self, authorization: str | None, permission: Permission, project: str | None = None, *, source: str = "") -> Principal:
+    async def control(
+        self, authorization: str | None, permission: Permission, project: str | None = None, *, source: str = ""
+    ) -> Principal:
         raise Unauthorized("not here")
 
 
@@ -173,7 +183,9 @@ async def make_rig(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Rig]
     async with contextlib.AsyncExitStack() as stack:
 
         async def make(hls: Hls | None = None, limits: Limits | None = None) -> Rig:
-            config = Config(data_dir=str(tmp_path / "data"), hls=hls or Hls(segment_duration=1.0, part_duration=0.2), limits=limits or Limits())
+            config = Config(
+                data_dir=str(tmp_path / "data"), hls=hls or Hls(segment_duration=1.0, part_duration=0.2), limits=limits or Limits()
+            )
             registry, keeper = Registry(Bus(), config.limits), Keeper()
             renditions = await stack.enter_async_context(Renditions(config.limits, config.mjpeg, config.hls))
             service = HlsService(registry, registry.bus, keeper, renditions, config, Origin("", ()))

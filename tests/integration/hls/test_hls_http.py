@@ -164,7 +164,15 @@ async def test_refusals(make_rig: Any, make_clip: Any) -> None:
     rig.write(rig.publish(clip)[1], clip.packets)
     real = _names(await _get(rig, "main.m3u8"))[0]
     token = real.split("-")[1]
-    wrong = ["..%2f..%2fetc%2fpasswd", "main.m3u8%00", "%2e%2e", "nope.m3u8", f"main-{token}-init9.mp4", f"main-{token}-1.m4s", real.replace("main", "aac")]
+    wrong = [
+        "..%2f..%2fetc%2fpasswd",
+        "main.m3u8%00",
+        "%2e%2e",
+        "nope.m3u8",
+        f"main-{token}-init9.mp4",
+        f"main-{token}-1.m4s",
+        real.replace("main", "aac"),
+    ]
     wrong += [real.replace(token, "0" * 16), real.replace(".m4s", ".ts"), real.replace(".m4s", ".9.m4s"), f"main-{token}-{'9' * 30}.m4s"]
     for name in wrong:
         await _get(rig, name, 404)
@@ -261,7 +269,7 @@ async def test_on_demand_variants_stop(make_rig: Any, make_clip: Any) -> None:
     asked = asyncio.get_running_loop().create_task(_get(rig, "ts.m3u8"))
     while "ts" not in live.variants:
         await asyncio.sleep(0.01)
-    room = rig.registry.find("live-cam")
+    room = rig.registry.find("p-live", "live-cam")
     rig.write(room.programme, clip.packets[10:])
     assert len(_names(await asked)) == 7
     from medianode import clock

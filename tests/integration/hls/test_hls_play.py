@@ -12,7 +12,9 @@ import pytest
 from medianode.config import Hls
 
 
-@pytest.mark.parametrize(("video", "audio"), [("h264", "aac"), ("hevc", "aac"), ("av1", "opus"), ("vp9", "opus"), ("", "aac"), ("h264", ""), ("h264", "mp3")])
+@pytest.mark.parametrize(
+    ("video", "audio"), [("h264", "aac"), ("hevc", "aac"), ("av1", "opus"), ("vp9", "opus"), ("", "aac"), ("h264", ""), ("h264", "mp3")]
+)
 async def test_ffmpeg_plays_what_passes(make_rig: Any, make_clip: Any, plays: Any, video: str, audio: str) -> None:
     rig, clip = await make_rig(Hls(segment_duration=1.0, part_duration=0.2, playlist_segments=20)), make_clip(video, audio)
     room, publication = rig.publish(clip)
@@ -127,3 +129,26 @@ async def test_opus_offers_aac_on_demand(make_rig: Any, make_clip: Any, plays: A
     await publishing
     assert errors == ""
     assert counts["audio"] > 100
+
+
+@pytest.mark.parametrize(("video", "audio"), [("mjpeg", ""), ("h264", "pcm_alaw")])
+async def test_what_does_not_pass_is_made_on_demand(make_rig: Any, make_clip: Any, plays: Any, video: str, audio: str) -> None:
+    """JPEGs become H.264, G.711 becomes AAC, once somebody asks; and not before."""
+    rig, clip = await make_rig(), make_clip(video, audio)
+    room, publication = rig.publish(clip)
+
+    async def publish() -> None:
+        await rig.live(publication, clip.packets, 1.0)
+        room.end(publication, "done")
+
+    publishing = asyncio.get_running_loop().create_task(publish())
+    while not room.on_air:
+        await asyncio.sleep(0.01)
+    assert not rig.service._live["p-live", "live-cam"].variants
+    index = await (await rig.client.get("/hls/live/cam/index.m3u8")).text()
+    assert "avc1." in index
+    assert ("mp4a.40.2" in index) is bool(audio)
+    errors, counts = await plays(rig.url("/hls/live/cam/main.m3u8"), "-live_start_index", "0")
+    await publishing
+    assert errors == ""
+    assert counts["video"] > 30

@@ -203,4 +203,4 @@ def test_each_refusal_has_its_code(error: MedianodeError, close: Close) -> None:
 def test_each_kick_has_its_code() -> None:
     assert close_of_kick(PeerGone("x", code="takeover")).code == 4409
     assert close_of_kick(NotFound("x", code="ingress-deleted")) == Close(4401, "ingress_deleted")
-    assert close_of_kick(PeerGone("x", code="shutting-down")).code == 1001
+    assert close_of_kick(PeerGone("x", code="shutdown")).code == 1001

@@ -79,7 +79,7 @@ def video(dts: int, *, key: bool = False, track: Track = VIDEO) -> Packet:
 async def test_a_player_attached_before_the_stream_sees_it_from_the_key_frame_on(registry: Registry, facts: list[str]) -> None:
     publication = publish(registry)
     player = Recorder()
-    registry.find("live-a").attach(player)
+    registry.find("prj_1", "live-a").attach(player)
     publication.set_tracks((VIDEO, AUDIO))
     publication.write(Packet(AUDIO, b"a", 0, 0, True, 0.0))
     assert player.seen == [], "audio alone does not open a programme that has video"
@@ -95,7 +95,7 @@ async def test_late_joiners_get_the_cached_gop(registry: Registry) -> None:
     for dts, key in ((1, True), (2, False), (3, True), (4, False)):
         publication.write(video(dts, key=key))
     player = Recorder()
-    registry.on_air("live-a").attach(player)
+    registry.on_air("prj_1", "live-a").attach(player)
     publication.write(video(5))
     assert player.seen == [("h264",), 3, 4, 5]
 
@@ -105,7 +105,7 @@ async def test_a_publisher_that_returns_within_the_hold_keeps_its_players(regist
     first = publish(registry, grant)
     first.set_tracks((VIDEO,))
     first.write(video(1, key=True))
-    room = registry.on_air("live-a")
+    room = registry.on_air("prj_1", "live-a")
     player = Recorder()
     room.attach(player)
     room.end(first, "unpublished")
@@ -124,7 +124,7 @@ async def test_the_room_ends_when_nobody_returns(registry: Registry, facts: list
     publication = publish(registry)
     publication.set_tracks((VIDEO,))
     publication.write(video(1, key=True))
-    room = registry.on_air("live-a")
+    room = registry.on_air("prj_1", "live-a")
     player = Recorder()
     room.attach(player)
     room.end(publication, "publisher-silent", failed=True)
@@ -132,9 +132,9 @@ async def test_the_room_ends_when_nobody_returns(registry: Registry, facts: list
     await asyncio.sleep(0.1)
     assert player.seen[-2:] == ["publisher-gap", "end:stream-ended"]
     assert facts[-3:] == ["PublicationLost", "PublicationEnded", "RoomEnded"]
-    assert registry.find("live-a") is None
+    assert registry.find("prj_1", "live-a") is None
     with pytest.raises(NotFound, match="nobody publishes"):
-        registry.on_air("live-a")
+        registry.on_air("prj_1", "live-a")
 
 
 async def test_replace_puts_the_old_encoder_out_and_players_stay(registry: Registry) -> None:
@@ -143,10 +143,10 @@ async def test_replace_puts_the_old_encoder_out_and_players_stay(registry: Regis
     old.set_tracks((VIDEO,))
     old.write(video(1, key=True))
     player = Recorder()
-    registry.on_air("live-a").attach(player)
+    registry.on_air("prj_1", "live-a").attach(player)
     new = publish(registry)
     assert kicked[0].code == "takeover"
-    registry.find("live-a").end(old, "takeover")
+    registry.find("prj_1", "live-a").end(old, "takeover")
     new.set_tracks((VIDEO,))
     new.write(video(50, key=True))
     assert player.seen == [("h264",), 1, "takeover", ("h264",), 50]
@@ -172,7 +172,7 @@ async def test_the_programme_stays_until_it_ends_then_moves_to_another(registry:
     other = publish(registry, replace(GRANT, identity="cam", ingress_id="IN_2"))
     other.set_tracks((VIDEO,))
     other.write(video(2, key=True))
-    room = registry.on_air("live-a")
+    room = registry.on_air("prj_1", "live-a")
     assert room.programme is first
     player = Recorder()
     room.attach(player)
@@ -186,7 +186,7 @@ async def test_changed_tracks_reach_readers_behind_a_gap(registry: Registry) -> 
     publication.set_tracks((VIDEO,))
     publication.write(video(1, key=True))
     player = Recorder()
-    registry.on_air("live-a").attach(player)
+    registry.on_air("prj_1", "live-a").attach(player)
     larger = replace(VIDEO, config=b"two")
     publication.set_tracks((larger, AUDIO))
     publication.write(video(2, key=True, track=larger))
@@ -201,7 +201,7 @@ async def test_a_reader_with_a_bug_is_let_go_and_nobody_else_notices(registry: R
     publication = publish(registry)
     publication.set_tracks((VIDEO,))
     publication.write(video(1, key=True))
-    room = registry.on_air("live-a")
+    room = registry.on_air("prj_1", "live-a")
     good = Recorder()
     room.attach(Broken(), replay=False)
     room.attach(good, replay=False)
@@ -221,7 +221,7 @@ async def test_bounds(registry: Registry) -> None:
     publish(registry, replace(GRANT, room="live-b", identity="two"))
     with pytest.raises(LimitExceeded, match="3 publications"):
         publish(registry, replace(GRANT, room="live-b", identity="three"))
-    room = registry.find("live-a")
+    room = registry.find("prj_1", "live-a")
     room.count_viewer("mjpeg", 1, 1)
     with pytest.raises(LimitExceeded, match="viewers"):
         room.count_viewer("hls", 1, 1)
@@ -234,7 +234,7 @@ async def test_kick_ingress_ends_at_once_without_a_hold(registry: Registry) -> N
     publication.write(video(1, key=True))
     assert registry.kick_ingress("IN_1", PeerGone("gone", code="ingress-deleted"))
     assert kicked[0].code == "ingress-deleted"
-    assert registry.find("live-a") is None
+    assert registry.find("prj_1", "live-a") is None
     assert not registry.kick_ingress("IN_1", PeerGone("gone"))
 
 
@@ -251,7 +251,7 @@ async def test_a_subscription_yields_packets_gaps_and_ends(registry: Registry) -
     publication = publish(registry)
     publication.set_tracks((VIDEO,))
     publication.write(video(1, key=True))
-    room = registry.on_air("live-a")
+    room = registry.on_air("prj_1", "live-a")
     async with Subscription(room, Policy.LIVE, Bounds(3, 1000, 100.0)) as subscription:
         for dts in range(2, 8):
             publication.write(video(dts, key=dts == 5))

@@ -19,7 +19,7 @@ from medianode.media.packet import Gap, Packet
 from medianode.media.track import Codec, Track
 from medianode.transcode.decode import AudioDecoder, VideoDecoder
 from medianode.transcode.derive import Sound, Tally
-from medianode.transcode.encode import AudioEncoder, H264Encoder, JpegEncoder
+from medianode.transcode.encode import AudioEncoder, H264Encoder, JpegEncoder, h264_available
 
 PIXELS = 10_000_000
 
@@ -69,6 +69,7 @@ def test_garbage_gives_only_peer_errors_and_the_decoder_lives_on(clip_of: Callab
 
 
 def test_h264_encoder_gives_avcc_and_access_units_without_parameter_sets() -> None:
+    assert h264_available()
     encoder = H264Encoder(321, 241, frame_rate=15)
     config = h264.parse_avcc(encoder.config)
     sps = h264.parse_sps(config.sps[0])

@@ -99,7 +99,7 @@ async def test_state_off_air(client: Client) -> None:
 
 async def test_state_on_air_held_and_gone(client: Client, registry: Registry, publish: Callable[..., Publication]) -> None:
     publication = publish(VIDEO, AUDIO)
-    room = registry.on_air("live-demo")
+    room = registry.on_air("p1", "live-demo")
     room.count_viewer("hls", 1, 10)
     publication.meters[0].bitrate, publication.meters[1].bitrate = 2_000_000.0, 128_000.0
     short, full = [await (await client.get(f"/play/live/{name}/state.json")).json() for name in ("demo", "live-demo")]
@@ -125,7 +125,7 @@ async def test_modes_best_first(
     publication = publish(*tracks)
     body = await (await client.get("/play/live/demo/state.json")).json()
     assert (body["jpeg"], body["modes"]) == (jpeg, modes)
-    registry.on_air("live-demo").end(publication, "peer-gone", final=True)
+    registry.on_air("p1", "live-demo").end(publication, "peer-gone", final=True)
 
 
 async def test_start_page_tells_where_to_push(client: Client) -> None:
@@ -162,4 +162,4 @@ async def test_without_hls_only_pictures_are_offered(bare: Client, registry: Reg
     publication = publish(VIDEO, AUDIO)
     body = await (await bare.get("/play/live/demo/state.json")).json()
     assert body["modes"] == ["mjpeg"]
-    registry.on_air("live-demo").end(publication, "peer-gone", final=True)
+    registry.on_air("p1", "live-demo").end(publication, "peer-gone", final=True)
