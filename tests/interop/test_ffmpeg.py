@@ -42,15 +42,17 @@ async def decode(url: str, seconds: float = 3.0, program: str = FFMPEG) -> None:
         pytest.param(HEVC, ["aac", "hevc"], id="enhanced HEVC"),
         pytest.param(AV1, ["aac", "av1"], id="enhanced AV1"),
         pytest.param(VP9, ["aac", "vp9"], id="enhanced VP9"),
-        pytest.param(OPUS, ["h264", "opus"], id="enhanced Opus"),
+        pytest.param(OPUS, ["aac", "h264", "opus"], id="enhanced Opus and its AAC rendition"),
     ],
 )
 async def test_push_and_play_over_hls(tmp_path: Path, codecs: list[str], names: list[str]) -> None:
     async with running(tmp_path) as node, ffmpeg_process(*moving_picture(60), *codecs, "-f", "flv", f"{node.rtmp}/live/{node.key}"):
         await until(lambda: node.on_air, 20)
-        url = f"{node.http}/hls/live/studio/index.m3u8"
-        await decode(url)
-        assert await streams(url) == names
+        # each variant by itself: of two, FFmpeg drops one in mid-packet and its parser complains of the cut
+        await decode(f"{node.http}/hls/live/studio/main.m3u8")
+        if "opus" in names:
+            await decode(f"{node.http}/hls/live/studio/aac.m3u8")
+        assert await streams(f"{node.http}/hls/live/studio/index.m3u8") == names
 
 
 async def test_push_over_rtmps_with_the_node_s_certificate_verified(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,9 +14,11 @@ from medianode.config import Hls, Limits
 from medianode.egress.hls.budget import Budget
 from medianode.egress.hls.muxers import FMP4_AUDIO, FMP4_VIDEO, Run
 from medianode.egress.hls.packager import Packager
-from medianode.egress.hls.window import Window
+from medianode.egress.hls.window import Names, Window, parse_name
+from medianode.errors import InvalidRequest
 from medianode.media.packet import Gap, Packet
 from medianode.media.track import Codec, Track
+from medianode.protocols import hls
 
 CONFIG = Hls(segment_duration=1.0, part_duration=0.2, playlist_segments=4)
 
@@ -216,3 +219,20 @@ def test_bytes_are_bounded(adds: list[tuple[int, int]], room_bytes: int, total_b
     for window in windows:
         budget.leave(window.room, window)
     assert budget.nbytes == 0
+
+
+@given(st.dictionaries(st.sampled_from(["_HLS_msn", "_HLS_part", "_HLS_skip", "token"]), st.text(max_size=30)), st.text(max_size=60))
+def test_garbage_is_refused(query: dict[str, str], name: str) -> None:
+    with contextlib.suppress(InvalidRequest):
+        reload = hls.parse_reload(query)
+        assert reload.msn is None or 0 <= reload.msn <= hls.MAX_SEQUENCE
+    found = parse_name(name)
+    assert found is None or "/" not in name
+
+
+@given(st.sampled_from(["main", "aac", "ts"]), st.sampled_from(["m4s", "ts"]), st.integers(0, 10**17), st.integers(0, 10**5))
+def test_names_are_read_back(variant: str, extension: str, msn: int, number: int) -> None:
+    names = Names(variant, "00ff" * 4, extension)
+    assert parse_name(names.segment(msn)) == ("00ff" * 4, None, msn, None)
+    assert parse_name(names.part(msn, number)) == ("00ff" * 4, None, msn, number)
+    assert parse_name(names.init(number)) == ("00ff" * 4, number, 0, None)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
+import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +33,8 @@ class Disk:
         self._saves: deque[tuple[Stored, Callable[[], None]]] = deque()
         self._drops: deque[Path] = deque()
         self._work = asyncio.Event()
+        self._lock = threading.Lock()
+        self._removed = False
 
     @property
     def full(self) -> bool:
@@ -61,7 +65,7 @@ class Disk:
                 while self._saves and self.healthy:
                     await self._save(*self._saves.popleft())
         finally:
-            await asyncio.shield(asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True))
+            await asyncio.shield(asyncio.to_thread(self._remove))
 
     async def _save(self, segment: Stored, done: Callable[[], None]) -> None:
         body = segment.body
@@ -69,7 +73,7 @@ class Disk:
             return
         path = self.folder / segment.info.uri
         try:
-            await asyncio.to_thread(_write, path, body)
+            await asyncio.to_thread(self._write, path, body)
         except OSError as e:
             self._fail(e.strerror or type(e).__name__, done)
             return
@@ -79,6 +83,19 @@ class Disk:
         if segment.body is None:
             self.drop(segment)
         done()
+
+    def _write(self, path: Path, body: bytes) -> None:
+        """In a thread, which outlives the cancelled `run`: the lock keeps it from writing into what `_remove` takes away."""
+        with self._lock:
+            if not self._removed:
+                _write(path, body)
+
+    def _remove(self) -> None:
+        with self._lock:
+            self._removed = True
+            shutil.rmtree(self.folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # not empty: another window of the same room
+                self.folder.parent.rmdir()
 
     def _fail(self, why: str, done: Callable[[], None]) -> None:
         self.healthy = False

@@ -173,6 +173,7 @@ class LiveRoom:
 
     def on_end(self, cause: str) -> None:
         self.ended_at = clock.now()
+        self.room.viewers.pop("hls", None)
         for variant in self.variants.values():
             variant.finish()
 
@@ -210,7 +211,8 @@ class LiveRoom:
                 self.drop(name)
 
     def close(self) -> None:
-        self.room.viewers.pop("hls", None)
+        if not self.ended_at:
+            self.room.viewers.pop("hls", None)
         self.room.detach(self)
         for name in tuple(self.variants):
             self.drop(name)

@@ -18,7 +18,7 @@ from medianode.egress.hls.muxers import offers_aac
 from medianode.egress.hls.playlists import Playlist
 from medianode.egress.hls.viewers import Sessions
 from medianode.egress.hls.window import parse_name
-from medianode.errors import InvalidRequest, MedianodeError, NotEnabled, NotFound, PeerTimeout
+from medianode.errors import Forbidden, InvalidRequest, MedianodeError, NotEnabled, NotFound, PeerTimeout
 from medianode.events import Bus, KeyRevoked, ProjectChanged, RoomLive
 from medianode.media.track import Codec
 from medianode.origin import OPEN_CORS, Origin, bearer, media_error
@@ -155,6 +155,8 @@ class HlsService:
         until = now + VERDICT_SECONDS
         if grant.expires_at is not None:
             until = min(until, now + grant.expires_at - clock.wallclock())
+        if grant.audio_only:
+            raise Forbidden("this token opens sound only, and HLS carries the picture with it", code="audio-only")
         if len(self._verdicts) >= VERDICTS:
             self._verdicts.clear()
         self._verdicts[key] = (until, grant)
@@ -186,7 +188,8 @@ class HlsService:
         session = query.get("s", "")
         if not self._sessions.known(session):
             session = f"{self._origin.source(request)} {request.headers.get('User-Agent', '')[:80]}"
-        live.count(session, clock.now())
+        if not grant.hidden:
+            live.count(session, clock.now())
         variant = await self._started(live, name)
         playlist = variant.playlist
         delta = False

@@ -96,6 +96,7 @@ def parse_name(name: str) -> tuple[str, int | None, int, int | None] | None:
 class Window:
     """`on_change` is called after every part or segment, once for all that changed.
 
+    `target_duration` and `part_target` are told with the first playlist and only grow: when a GOP or a frame turns out longer.
     `first_msn` also starts the discontinuity sequence: both only ever grow, also when a packager follows another.
     """
 

@@ -124,7 +124,8 @@ class Keeper:
         self.asked += 1
         if app == "priv" and "sesame" not in (token, bearer):
             raise Unauthorized("a token is needed")
-        return ReadGrant(project_id=f"p-{app}", slug=app, room=room_name(app, room))
+        name = room_name(app, room)
+        return ReadGrant(project_id=f"p-{app}", slug=app, room=name, audio_only=token == "sound", hidden=token == "hidden")
 
     async def publish(self, *_: Any, **__: Any) -> PublishGrant:
         raise Unauthorized("not here")

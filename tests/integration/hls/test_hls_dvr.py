@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from medianode import telemetry
+from medianode import clock, telemetry
 from medianode.config import Hls, Limits
 from medianode.egress.hls import dvr
 
@@ -58,8 +58,6 @@ async def test_the_window_is_on_disk_and_leaves_nothing_behind(make_rig: Any, ma
     errors, counts = await plays(rig.url("/hls/live/cam/main.m3u8"))
     assert errors == ""
     assert counts["video"] == 360
-    from medianode import clock
-
     rig.service.tend(clock.now() + 31)
     await _settled(rig, 0)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from medianode import clock
 from medianode.config import Hls, Limits
 
 PLAIN = "no-cache, no-store, must-revalidate"
@@ -227,6 +228,13 @@ async def test_tokens_reach_every_uri(make_rig: Any, make_clip: Any) -> None:
         assert "token=" not in await answer.text()
 
 
+async def test_sound_only_and_hidden_tokens(make_rig: Any, make_clip: Any) -> None:
+    rig, room, *_ = await _live(make_rig, make_clip)
+    assert "audio_only" in await _get(rig, "main.m3u8?token=sound", 403)
+    await _get(rig, "main.m3u8?token=hidden")
+    assert not room.viewers.get("hls")
+
+
 async def test_viewers_are_players_not_requests(make_rig: Any, make_clip: Any) -> None:
     rig, room, *_ = await _live(make_rig, make_clip, limits=Limits(viewers_per_room=3))
     first, second = [_names(await _get(rig, "index.m3u8"))[0] for _ in range(2)]
@@ -234,8 +242,6 @@ async def test_viewers_are_players_not_requests(make_rig: Any, make_clip: Any) -
         await _get(rig, path)
     assert room.viewers["hls"] == 3
     assert "room_full" in await _get(rig, _names(await _get(rig, "index.m3u8"))[0], 503)
-    from medianode import clock
-
     rig.service.tend(clock.now() + 60)
     assert room.viewers["hls"] == 0
 
@@ -254,8 +260,6 @@ async def test_the_end_lingers(make_rig: Any, make_clip: Any) -> None:
     assert _tag(again, "MEDIA-SEQUENCE") > _tag(text, "MEDIA-SEQUENCE") + 4
     assert _tag(again, "DISCONTINUITY-SEQUENCE") > _tag(text, "DISCONTINUITY-SEQUENCE")
     await _get(rig, old)
-    from medianode import clock
-
     rig.service.tend(clock.now() + 31)
     await _get(rig, old, 404)
     await _get(rig, "main.m3u8")
@@ -272,8 +276,6 @@ async def test_on_demand_variants_stop(make_rig: Any, make_clip: Any) -> None:
     room = rig.registry.find("p-live", "live-cam")
     rig.write(room.programme, clip.packets[10:])
     assert len(_names(await asked)) == 7
-    from medianode import clock
-
     before = rig.service._house.budget.nbytes
     rig.service.tend(clock.now() + 16)
     assert list(live.variants) == ["main"]

@@ -152,3 +152,32 @@ async def test_what_does_not_pass_is_made_on_demand(make_rig: Any, make_clip: An
     await publishing
     assert errors == ""
     assert counts["video"] > 30
+
+
+async def test_a_camera_takes_over_from_an_encoder(make_rig: Any, make_clip: Any) -> None:
+    """H.264 passes, JPEG has to be made H.264: the same playlist goes on, fed from a rendition, then from the room again."""
+    rig, encoder, camera = (
+        await make_rig(Hls(segment_duration=1.0, part_duration=0.2, playlist_segments=20)),
+        make_clip(),
+        make_clip("mjpeg", ""),
+    )
+    _, first = rig.publish(encoder, hold=30.0)
+    rig.write(first, encoder.packets[:200])
+    variant = rig.service._live["p-live", "live-cam"].variants["main"]
+    listed = len(variant.window.listed)
+    assert not variant.on_demand
+    _, second = rig.publish(camera, hold=30.0)
+    feeding = asyncio.get_running_loop().create_task(rig.live(second, camera.packets, 1.5))
+    async with asyncio.timeout(20):
+        while len(variant.window.listed) < listed + 3:
+            await rig.client.get("/hls/live/cam/main.m3u8")
+            await asyncio.sleep(0.1)
+    assert variant.on_demand
+    feeding.cancel()
+    _, third = rig.publish(encoder, hold=30.0)
+    rig.write(third, encoder.packets)
+    assert not variant.on_demand
+    text = await (await rig.client.get("/hls/live/cam/main.m3u8")).text()
+    assert text.count("#EXT-X-MAP") == 3
+    assert text.count("#EXT-X-DISCONTINUITY\n") == 2
+    assert "ENDLIST" not in text

@@ -36,7 +36,17 @@ def _segment(window: Window, *, discontinuity: bool = False, init: bytes = b"ini
 
 @pytest.mark.parametrize(
     ("msn", "part", "there"),
-    [(9, None, True), (12, None, True), (13, None, False), (12, 3, True), (12, 4, True), (13, 1, True), (13, 2, False), (14, 0, False), (11, 99, True)],
+    [
+        (9, None, True),
+        (12, None, True),
+        (13, None, False),
+        (12, 3, True),
+        (12, 4, True),
+        (13, 1, True),
+        (13, 2, False),
+        (14, 0, False),
+        (11, 99, True),
+    ],
 )
 def test_what_the_playlist_holds(msn: int, part: int | None, there: bool) -> None:
     window, *_ = _window(3, 2)

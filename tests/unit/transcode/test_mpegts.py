@@ -69,4 +69,4 @@ def test_what_it_does_not_carry() -> None:
     with pytest.raises(ProtocolError):
         mpegts.segment((AUDIO,), [(0, 0, [Sample(bytes(9000), 1024)])])
     with pytest.raises(ProtocolError):
-        mpegts.segment((VIDEO,), [(0, 0, [Sample(b"\0\0\1\0\1", 3000)])])
+        mpegts.segment((VIDEO,), [(0, 0, [Sample(b"\0\7\0\0\1", 3000)])])
