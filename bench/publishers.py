@@ -34,9 +34,8 @@ def main(counts: tuple[int, ...] = (1, 10, 30), seconds: float = 15.0) -> None:
     for i, count in enumerate(counts):
         (ours, ours_mb), (theirs, theirs_mb) = rows["medianode"][i], rows["nginx-rtmp"][i]
         ratio = ours / theirs if theirs else float("inf")
-        print(
-            f"  {count:3} publishers: medianode {ours:.3f} % {ours_mb:.1f} MB | nginx-rtmp {theirs:.3f} % {theirs_mb:.1f} MB | ratio {ratio:.2f}"
-        )
+        peer = f"nginx-rtmp {theirs:.3f} % {theirs_mb:.1f} MB"
+        print(f"  {count:3} publishers: medianode {ours:.3f} % {ours_mb:.1f} MB | {peer} | ratio {ratio:.2f}")
 
 
 if __name__ == "__main__":

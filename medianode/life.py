@@ -39,7 +39,7 @@ class LoopLag:
         self._period = period
         self._lags: deque[float] = deque(maxlen=keep)
         self.turned_at = clock.now()
-        telemetry.gauge("medianode_loop_lag_seconds", "How late timers run, over the last minute", "quantile", read=lambda: self._samples())
+        telemetry.gauge("medianode_loop_lag_seconds", "How late timers run, over the last minute", "quantile", read=self._samples)
 
     async def serve(self) -> None:
         loop = asyncio.get_running_loop()

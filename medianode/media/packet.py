@@ -11,7 +11,8 @@ class Packet(NamedTuple):
     """One encoded access unit (video) or frame (audio), shared by all readers and never edited.
 
     A NamedTuple and not a frozen dataclass: made some 80 times a second per stream, and made four times faster.
-    `pts` and `dts` are media time in ticks of `track.clock_rate`, 64-bit and unwrapped, starting anywhere; `dts` never goes back within a track.
+    `pts` and `dts` are media time in ticks of `track.clock_rate`, 64-bit and unwrapped, starting anywhere; within a track `dts` never
+    goes back.
     `keyframe`: video that decodes on its own (IDR, CRA/IDR/BLA, key OBU, any JPEG); always true for audio. `received_at` is `clock.now()`.
     """
 

@@ -31,9 +31,7 @@ def test_invariants(script: list[tuple[str, bool, int]], policy: Policy) -> None
     slow = False
     for at, (what, key, size) in enumerate(script):
         if what == "pop":
-            for _ in range(size):
-                if (item := queue.pop()) is not None:
-                    got.append(item)
+            got += [item for item in (queue.pop() for _ in range(size)) if item is not None]
         elif what == "gap":
             queue.push_gap(Gap("publisher-gap"), has_video=True)
         else:

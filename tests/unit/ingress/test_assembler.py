@@ -173,9 +173,10 @@ def test_two_pictures_in_one_millisecond_are_kept_apart(assembler: Assembler, si
 
 def test_garbage_frames_are_counted_and_many_of_them_end_it(assembler: Assembler, publication: Publication) -> None:
     start(assembler)
+    for i in range(BAD_FRAMES - 1):
+        assembler.frame(Codec.H264, 0, b"\x00\x00\xff\xff\x01", i, 0, 0.1)
     with pytest.raises(ProtocolError, match="in a row"):
-        for i in range(BAD_FRAMES):
-            assembler.frame(Codec.H264, 0, b"\x00\x00\xff\xff\x01", i, 0, 0.1)
+        assembler.frame(Codec.H264, 0, b"\x00\x00\xff\xff\x01", BAD_FRAMES, 0, 0.1)
     assert publication.health.drops["undecodable"] == BAD_FRAMES
     assert publication.health.last_error
 

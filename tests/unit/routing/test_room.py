@@ -255,9 +255,7 @@ async def test_a_subscription_yields_packets_gaps_and_ends(registry: Registry) -
     async with Subscription(room, Policy.LIVE, Bounds(3, 1000, 100.0)) as subscription:
         for dts in range(2, 8):
             publication.write(video(dts, key=dts == 5))
-        got = []
         room.end(publication, "unpublished", final=True)
-        async for item in subscription:
-            got.append(item.cause if isinstance(item, Gap) else item.dts)
+        got = [item.cause if isinstance(item, Gap) else item.dts async for item in subscription]
     assert got[-1] == "publisher-gap"
     assert subscription.dropped >= 3
