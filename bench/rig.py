@@ -76,7 +76,12 @@ def machine() -> str:
     model = next(
         (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "?"
     )
-    return f"{os.cpu_count()} x {model}, Linux {os.uname().release}, Python {sys.version.split()[0]}, load {os.getloadavg()[0]:.1f}"
+    return f"{os.cpu_count()} x {model}, Linux {os.uname().release}, Python {sys.version.split()[0]}, load {load()}"
+
+
+def load() -> str:
+    """The one-minute load average: other work on the machine shows here."""
+    return f"{os.getloadavg()[0]:.1f}"
 
 
 def free_port() -> int:

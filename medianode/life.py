@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -80,9 +79,14 @@ def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+def os_threads() -> int:
+    """Of this process, those that codecs start by themselves too: threading.active_count() does not know them."""
+    return len(os.listdir("/proc/self/task"))
+
+
 def register_process_metrics() -> None:
     telemetry.gauge("medianode_resident_bytes", "RSS of the daemon", read=lambda: [((), resident_bytes())])
     telemetry.gauge("medianode_open_descriptors", "Open file descriptors", read=lambda: [((), open_descriptors())])
-    telemetry.gauge("medianode_threads", "OS threads", read=lambda: [((), threading.active_count())])
+    telemetry.gauge("medianode_threads", "OS threads", read=lambda: [((), os_threads())])
     telemetry.gauge("medianode_tasks", "asyncio tasks", read=lambda: [((), len(asyncio.all_tasks()))])
     telemetry.gauge("medianode_cpu_seconds", "CPU seconds, user and system", read=lambda: [((), clock.cpu_seconds())])

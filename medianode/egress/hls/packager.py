@@ -77,6 +77,8 @@ class _Track:
         assert packet is not None, "finish without a held packet"
         if not self.samples:
             self.base = self.held_at
+        elif self.held_at > self.end:
+            self.samples[-1] = self.samples[-1]._replace(duration=self.samples[-1].duration + self.held_at - self.end)
         duration = until - self.held_at
         offset = packet.pts - self.origin - self.held_at
         self.samples.append(Sample(packet.data, duration, offset, packet.keyframe))
@@ -175,13 +177,16 @@ class Packager:
             self._place(packet, run)
         at = packet.dts - run.origin
         if run.held is None:
+            if run.is_video and abs(run.us(at) - self._now) > max(STRAY, self._max):
+                self._leap(run)
+                self.on_packet(packet)
+                return
             if at < run.end:
                 if not run.is_video:
                     return
                 at = run.end
         elif at - run.held_at > run.rate * self._max // SECOND:
-            # a leap that nobody marked: no player holds one frame for that long
-            self.on_gap(Gap("timestamp-jump"))
+            self._leap(run)
             self.on_packet(packet)
             return
         else:
@@ -197,6 +202,14 @@ class Packager:
             run.finish(at)
         run.held = packet
         run.held_at = at
+
+    def _leap(self, run: _Track) -> None:
+        """A leap that nobody marked; no player holds one frame for that long. Sound beside a picture (DTX) is just put in place again."""
+        if run is self._pacer or run.is_video:
+            self.on_gap(Gap("timestamp-jump"))
+        else:
+            run.held = None
+            run.placed = False
 
     def _start(self, packet: Packet, run: _Track) -> bool:
         """The timeline starts at the first key frame; sound from before it is dropped."""
@@ -239,7 +252,7 @@ class Packager:
         at = audio.base
         for sample in tuple(audio.samples):
             end = at + sample.duration
-            if audio.us(end) - self._part_start > self._part_limit():
+            if audio.us(end) - self._part_start > self._part_limit() and audio.us(at) > self._part_start:
                 self._cut_part(audio.us(at))
             at = end
         self._now = audio.us(audio.end)
@@ -337,7 +350,7 @@ class Packager:
         for run in self._runs.values():
             if run.held is not None:
                 run.finish(run.held_at + (run.last_duration or run.rate // 25))
-        end = pacer.us(pacer.end)
+        end = max(pacer.us(pacer.end), self._part_start)
         if self.window.open is not None:
             before = pacer.us(pacer.end - pacer.last_duration)
             if end - self._part_start > self._part_limit() and before > self._part_start:

@@ -186,6 +186,32 @@ def test_a_leap_in_time_is_a_gap() -> None:
     assert bench.window.target_duration == 1
 
 
+def test_sound_that_pauses_for_long_does_not_break_the_picture() -> None:
+    bench = Bench()
+    bench.packager.on_tracks((VIDEO, AUDIO))
+    bench.both(range(40))
+    bench.video(range(40, 500))
+    bench.audio(range(16 * 47, 16 * 47 + 5))
+    bench.video(range(500, 530))
+    assert not any(stored.info.head.discontinuity for stored in bench.window.listed)
+    sound = [(base, len(samples)) for runs in bench.muxer.muxed for index, base, samples in runs if index == 1]
+    assert sound[-1] == (16 * 47 * 1024, 4)
+
+
+def test_a_picture_that_thaws_and_is_cut_loses_no_published_part() -> None:
+    bench = Bench()
+    bench.packager.on_tracks((VIDEO, AUDIO))
+    bench.both(range(45))
+    bench.audio(range(71, 71 + 47 * 3))
+    assert bench.window.open is not None
+    msn, parts = bench.window.next_msn, list(bench.window.open.parts)
+    bench.video(range(46, 50), 1000)
+    bench.packager.on_gap(Gap("publisher-gap"))
+    stored = bench.window.segment(msn)
+    assert stored is not None
+    assert list(stored.info.parts[: len(parts)]) == parts
+
+
 def test_new_tracks_get_a_new_map_and_bad_ones_an_error() -> None:
     bench = Bench()
     bench.packager.on_tracks((VIDEO, AUDIO))
