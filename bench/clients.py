@@ -1,10 +1,10 @@
-"""Players for the benchmarks: HTTP over one kept connection, HLS and LL-HLS, RTMP play, MJPEG. Cheap: what is not asked for is not parsed."""
+"""Players for benchmarks: HTTP over one kept connection, HLS and LL-HLS, RTMP play, MJPEG. Cheap: what nobody asks for is not parsed."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -106,7 +106,7 @@ async def open_playlist(http: Http, room: str) -> tuple[str, str]:
     return base, next(line for line in index.splitlines() if line and not line.startswith("#"))
 
 
-async def playlists(http: Http, base: str, media: str) -> AsyncIterator[Playlist]:
+async def playlists(http: Http, base: str, media: str) -> AsyncGenerator[Playlist, None]:
     """Each state of the playlist as soon as the server has it: blocking reload."""
     query = ""
     while True:
@@ -158,7 +158,7 @@ class HlsPlayer:
         self.requests, self.nbytes = http.requests, http.nbytes
 
 
-async def rtmp_play(port: int, name: str) -> AsyncIterator[Media]:
+async def rtmp_play(port: int, name: str) -> AsyncGenerator[Media, None]:
     """Media messages of `rtmp://127.0.0.1:port/live/name`, until the server ends it."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=BUFFER)
     connection = ClientConnection("live", f"rtmp://127.0.0.1:{port}/live", random=secrets.token_bytes)
@@ -182,7 +182,7 @@ async def rtmp_play(port: int, name: str) -> AsyncIterator[Media]:
         writer.close()
 
 
-async def mjpeg(port: int, room: str) -> AsyncIterator[bytes]:
+async def mjpeg(port: int, room: str) -> AsyncGenerator[bytes, None]:
     """The JPEGs of a room's MJPEG stream."""
     http = await Http.open(port)
     try:

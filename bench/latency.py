@@ -1,4 +1,4 @@
-"""Glass-to-glass latency over a real node: `medianode push testsrc` burns UTC into each picture, a player here decodes it and reads it back.
+"""Glass-to-glass latency over a real node: `medianode push testsrc` burns UTC into each picture, a player here decodes it and reads it.
 
 A picture's latency is the wallclock when it comes out of the decoder, less the time in it, which is when it was due at the publisher. The
 test card is encoded ahead of time, so a camera's and an encoder's own delay (a picture or two) is not in it. Publisher, node and players
@@ -19,7 +19,7 @@ import io
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import TypeVar
 
 import av
@@ -69,7 +69,7 @@ class Eye:
 
     def result(self, what: str) -> list[float]:
         if len(self.ages) < MIN_FRAMES or self.unread > len(self.ages) // 50:
-            raise RuntimeError(f"{what}: expected at least {MIN_FRAMES} pictures with a clock, got {len(self.ages)}, {self.unread} unreadable")
+            raise RuntimeError(f"{what}: expected {MIN_FRAMES} pictures with a clock, got {len(self.ages)}, {self.unread} unreadable")
         return self.ages
 
 
@@ -80,10 +80,10 @@ def demux(init: bytes, part: bytes) -> tuple[bytes, list[bytes]]:
         return stream.codec_context.extradata or b"", [bytes(packet) for packet in container.demux(stream) if packet.size]
 
 
-async def until(deadline: float, source: AsyncIterator[Item], use: Callable[[Item], None]) -> None:
+async def until(deadline: float, source: AsyncGenerator[Item, None], use: Callable[[Item], None]) -> None:
     """Each item to `use` in a thread, one after another."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout_at(deadline), contextlib.aclosing(source) as items:  # type: ignore[type-var]  # they are generators
+        async with asyncio.timeout_at(deadline), contextlib.aclosing(source) as items:
             async for item in items:
                 await asyncio.to_thread(use, item)
 
@@ -107,7 +107,7 @@ async def ll_hls(port: int, seconds: float) -> tuple[list[float], float, float]:
             seen.update(new)
             playlist = await anext(states)
 
-    async def parts() -> AsyncIterator[bytes]:
+    async def parts() -> AsyncGenerator[bytes, None]:
         while True:
             try:
                 yield await media.get(base + await names.get())
@@ -142,8 +142,8 @@ async def ll_hls(port: int, seconds: float) -> tuple[list[float], float, float]:
 async def rtmp(port: int, seconds: float) -> list[float]:
     eyes: list[Eye] = []
 
-    async def tags() -> AsyncIterator[tuple[PacketType, bytes]]:
-        async with contextlib.aclosing(rtmp_play(port, ROOM)) as messages:  # type: ignore[type-var]  # a generator
+    async def tags() -> AsyncGenerator[tuple[PacketType, bytes], None]:
+        async with contextlib.aclosing(rtmp_play(port, ROOM)) as messages:
             async for message in messages:
                 if message.kind is Kind.VIDEO:
                     for tag in parse_video(message.payload):
@@ -205,16 +205,16 @@ async def measure(server: rig.Server, seconds: float) -> int:
     p50, p95 = quantile(ages, 0.5), quantile(ages, 0.95)
     ratio = (p95 + hold_back) / LIMIT
     print(f"glass-to-glass latency, {len(ages)} pictures in {seconds:g} s; load {rig.load()}")
-    print(f"  LL-HLS, at the player            p50 {p50:5.2f} s  p95 {p95:5.2f} s  (parts of {part_target:g} s)")
+    print(f"  LL-HLS, at the player            p50 {p50:6.3f} s  p95 {p95:6.3f} s  (parts of {part_target:g} s)")
     print(
-        f"  LL-HLS, PART-HOLD-BACK {hold_back:g} s kept p50 {p50 + hold_back:5.2f} s  p95 {p95 + hold_back:5.2f} s"
+        f"  LL-HLS, PART-HOLD-BACK {hold_back:g} s kept p50 {p50 + hold_back:6.3f} s  p95 {p95 + hold_back:6.3f} s"
         f"  ratio p95/limit of {LIMIT:g} s {ratio:.2f}: {'ok' if ratio <= 1 else 'OVER THE LIMIT'}",
         flush=True,
     )
     for name, play in (("RTMP play", rtmp), ("MJPEG", motion_jpeg)):
         ages = await play(server.http if play is motion_jpeg else server.rtmp, seconds / 3)
         print(
-            f"  {name:32} p50 {quantile(ages, 0.5):5.2f} s  p95 {quantile(ages, 0.95):5.2f} s  ({len(ages)} pictures, load {rig.load()})",
+            f"  {name:32} p50 {quantile(ages, 0.5):6.3f} s  p95 {quantile(ages, 0.95):6.3f} s  ({len(ages)} pictures, load {rig.load()})",
             flush=True,
         )
     return int(ratio > 1)

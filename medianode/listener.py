@@ -13,15 +13,18 @@ from dataclasses import dataclass
 from typing import cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
 from medianode import clock, telemetry
 from medianode.config import Limits
 from medianode.errors import PeerError
-from medianode.tasks import Gate, TaskSet, accept, readable
+from medianode.tasks import Gate, TaskSet, accept, readable, report_bug
 
 log = logging.getLogger("medianode.http")
-REFUSED = telemetry.counter("medianode_http_refused_total", "HTTP connections closed before a request, by cause", "cause")
+REFUSED = telemetry.counter(
+    "medianode_http_refused_total", "HTTP connections closed before a request, and what was no request, by cause", "cause"
+)
 REQUESTS = telemetry.counter("medianode_http_requests_total", "HTTP requests by status class", "status")
 KEEP_ALIVE = 75.0
 TICK = 2.0
@@ -52,6 +55,7 @@ class HttpListener:
         runner = web.AppRunner(
             app,
             access_log=None,
+            logger=_server_log(),
             keepalive_timeout=KEEP_ALIVE,
             max_line_size=self._limits.http_header_bytes,
             max_field_size=self._limits.http_header_bytes,
@@ -139,6 +143,27 @@ class HttpListener:
                 if not connection.running and now - connection.since > allowed:
                     REFUSED.labels("slow-request").value += 1
                     connection.transport.abort()
+
+
+def _server_log() -> logging.Logger:
+    """What aiohttp would log of failed requests. A stranger's bytes (a key among them) are not printed; a handler's bug is."""
+    server = logging.getLogger("medianode.http.server")
+    server.setLevel(logging.DEBUG)  # aiohttp tells of some bad requests there: counted, never printed
+    server.addFilter(_sort_out)  # the same function twice is once
+    return server
+
+
+def _sort_out(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        REFUSED.labels("bad-request").value += 1
+        return False
+    if isinstance(error, OSError):  # the client left while its answer was written
+        return False
+    if error is not None:
+        report_bug("http", error)
+        return False
+    return record.levelno > logging.DEBUG
 
 
 class _Watched(asyncio.Protocol):

@@ -91,7 +91,14 @@ def _trak(number: int, track: Track) -> bytes:
 
 
 def fragment(sequence_number: int, runs: Sequence[tuple[int, int, Sequence[Sample]]]) -> bytes:
+    """`fragment_pieces`, joined."""
+    return b"".join(fragment_pieces(sequence_number, runs))
+
+
+def fragment_pieces(sequence_number: int, runs: Sequence[tuple[int, int, Sequence[Sample]]]) -> list[bytes]:
     """moof and mdat of (track index, base decode time, samples), one traf each; runs without samples are left out.
+
+    The samples' own objects are among the pieces: who keeps them unjoined has copied nothing.
 
     `sequence_number` wraps at 32 bits. LimitExceeded where a duration, an offset or the whole does not fit its 32 bits.
     """
@@ -116,7 +123,7 @@ def fragment(sequence_number: int, runs: Sequence[tuple[int, int, Sequence[Sampl
         out.append(struct.pack(">I4s", mdat_size, b"mdat"))
     except struct.error as error:
         raise LimitExceeded(f"fMP4: expected durations, offsets and sizes of 32 bits: {error}") from error
-    return b"".join(out + payload)
+    return out + payload
 
 
 def _run(

@@ -36,7 +36,7 @@ class Recorder:
     def init(self, tracks: Sequence[Track]) -> bytes | None:
         return repr(tracks).encode()
 
-    def mux(self, tracks: Sequence[Track], runs: Sequence[Run]) -> bytes:
+    def mux(self, tracks: Sequence[Track], runs: Sequence[Run]) -> tuple[bytes]:
         o = self.window.open
         if o is not None and o.head.discontinuity and not o.parts:
             self.ends.clear()
@@ -48,7 +48,7 @@ class Recorder:
             self.ends[index] = base + sum(sample.duration for sample in samples)
         body = b"".join(sample.data for _, _, samples in runs for sample in samples)
         self.nbytes += len(body)
-        return body
+        return (body,)
 
 
 @dataclass
@@ -207,7 +207,7 @@ def test_bytes_are_bounded(adds: list[tuple[int, int]], room_bytes: int, total_b
     for i, size in adds:
         window = windows[i]
         window.begin(None, program_time="", discontinuity=False, independent=True)
-        window.add_part(bytes(size), 1_000_000, independent=True)
+        window.add_part((bytes(size),), 1_000_000, independent=True)
         window.end_segment()
         assert budget.nbytes == sum(w.nbytes for w in windows)
         newest = [w.listed[-1].nbytes if w.listed else 0 for w in windows]

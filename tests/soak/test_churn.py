@@ -70,7 +70,7 @@ class Churn:
                 f"{self.node.http}/api/v1/apps/live/ws-ingest", json={"room": room}, headers=self.node.admin
             ) as response:
                 assert response.status == 201, await response.text()
-                self.cameras[room] = (await response.json())["data"]["key"]
+                self.cameras[room] = (await response.json())["data"]["streamKey"]
 
     async def run(self, seconds: float) -> None:
         until = time.monotonic() + seconds

@@ -73,11 +73,11 @@ class Disk:
             return
         path = self.folder / segment.info.uri
         try:
-            await asyncio.to_thread(self._write, path, body)
+            await asyncio.to_thread(self._write, path, body.whole())
         except OSError as e:
             self._fail(e.strerror or type(e).__name__, done)
             return
-        WRITTEN.labels().value += len(body)
+        WRITTEN.labels().value += segment.nbytes
         segment.path = path
         self.nbytes += segment.nbytes
         if segment.body is None:

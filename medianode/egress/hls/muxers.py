@@ -18,7 +18,7 @@ FMP4_VIDEO = frozenset({Codec.H264, Codec.HEVC, Codec.AV1, Codec.VP9})
 FMP4_AUDIO = frozenset({Codec.AAC, Codec.OPUS, Codec.MP3, Codec.FLAC, Codec.AC3, Codec.EAC3})
 TS_VIDEO = frozenset({Codec.H264, Codec.HEVC})
 TS_AUDIO = frozenset({Codec.AAC, Codec.MP3, Codec.AC3, Codec.EAC3})
-NEEDS_AAC = frozenset({Codec.OPUS, Codec.FLAC, Codec.AC3, Codec.EAC3})
+NEEDS_AAC = frozenset({Codec.OPUS, Codec.FLAC, Codec.MP3, Codec.AC3, Codec.EAC3})
 """Passed on, but not played everywhere: the variant `aac` is offered beside them."""
 
 
@@ -29,8 +29,8 @@ class Muxer(Protocol):
     def init(self, tracks: Sequence[Track]) -> bytes | None:
         """The Media Initialization Section of these tracks, None where there is none. Raises UnsupportedMedia or ProtocolError."""
 
-    def mux(self, tracks: Sequence[Track], runs: Sequence[Run]) -> bytes:
-        """One part (fMP4) or segment (TS)."""
+    def mux(self, tracks: Sequence[Track], runs: Sequence[Run]) -> Sequence[bytes]:
+        """One part (fMP4) or segment (TS), in pieces to be joined."""
 
 
 class Fmp4:
@@ -42,9 +42,9 @@ class Fmp4:
     def init(self, tracks: Sequence[Track]) -> bytes | None:
         return fmp4.init_segment(tracks)
 
-    def mux(self, tracks: Sequence[Track], runs: Sequence[Run]) -> bytes:
+    def mux(self, tracks: Sequence[Track], runs: Sequence[Run]) -> Sequence[bytes]:
         self._sequence += 1
-        return fmp4.fragment(self._sequence, runs)
+        return fmp4.fragment_pieces(self._sequence, runs)
 
 
 class Ts:
@@ -54,8 +54,8 @@ class Ts:
         mpegts.check(tracks)
         return None
 
-    def mux(self, tracks: Sequence[Track], runs: Sequence[Run]) -> bytes:
-        return mpegts.segment(tracks, runs)
+    def mux(self, tracks: Sequence[Track], runs: Sequence[Run]) -> Sequence[bytes]:
+        return (mpegts.segment(tracks, runs),)
 
 
 def plan(variant: str, tracks: Sequence[Track], *, ts: bool) -> Want | None:

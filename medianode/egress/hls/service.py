@@ -228,7 +228,7 @@ class HlsService:
             self._cells["segment"][0].value += 1
             self._cells["segment"][1].value += stored.nbytes
             return web.FileResponse(stored.path, headers=TS if name.endswith(".ts") else MP4)
-        return self._body(request, "segment", stored.body)
+        return self._body(request, "segment", None if stored.body is None else stored.body.whole())
 
     def _find(self, grant: ReadGrant) -> LiveRoom:
         live = self._live.get((grant.project_id, grant.room))

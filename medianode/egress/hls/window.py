@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +12,7 @@ from typing import Protocol
 from medianode import clock, telemetry
 from medianode.config import Hls
 from medianode.egress.hls.budget import Budget
+from medianode.egress.hls.media import Media
 from medianode.protocols import hls
 
 OLDER = 3
@@ -26,12 +27,11 @@ GAPS = telemetry.counter("medianode_hls_gap_segments_total", "HLS segments liste
 
 @dataclass(slots=True)
 class Stored:
-    """A complete segment. `spans`: its parts as (start, end) of `body`; `body` is None once it is on disk only, or lost (a gap)."""
+    """A complete segment. `body` is None once it is on disk only, or lost (a gap)."""
 
     msn: int
     info: hls.Segment
-    body: bytes | None
-    spans: tuple[tuple[int, int], ...]
+    body: Media | None
     nbytes: int
     made_at: float
     path: Path | None = None
@@ -44,10 +44,13 @@ class Open:
     msn: int
     head: hls.Head
     parts: list[hls.Part] = field(default_factory=list)
-    bodies: list[bytes] = field(default_factory=list)
-    nbytes: int = 0
+    body: Media = field(default_factory=Media)
     duration: int = 0
     independent: bool = True
+
+    @property
+    def nbytes(self) -> int:
+        return self.body.nbytes
 
 
 class Shelf(Protocol):
@@ -153,16 +156,15 @@ class Window:
         new_map = map_uri != before and bool(before)
         self.open = Open(self.next_msn, hls.Head(map_uri, new_map, discontinuity, program_time), independent=independent)
 
-    def add_part(self, body: bytes, duration: int, *, independent: bool) -> None:
-        """Append media to the open segment."""
+    def add_part(self, pieces: Sequence[bytes], duration: int, *, independent: bool) -> None:
+        """Append media to the open segment; `duration` in microseconds."""
         o = self.open
         assert o is not None, "add_part before begin"
         o.parts.append(hls.Part(self.names.part(o.msn, len(o.parts)), duration, independent))
-        o.bodies.append(body)
-        o.nbytes += len(body)
+        size = o.body.append(pieces)
         o.duration += duration
-        self._hold(len(body))
-        self._cells[2].value += len(body)
+        self._hold(size)
+        self._cells[2].value += size
         if self.parts:
             self._cells[1].value += 1
             if self.started:
@@ -175,15 +177,11 @@ class Window:
         o, self.open = self.open, None
         assert o is not None, "end_segment before begin"
         self.next_msn += 1
-        body, spans, at = b"".join(o.bodies), [], 0
-        for piece in o.bodies:
-            spans.append((at, at + len(piece)))
-            at += len(piece)
         parts = tuple(o.parts) if self.parts and not gap else ()
         info = hls.Segment(o.head, self.names.segment(o.msn), o.duration, parts, gap, o.independent)
-        stored = Stored(o.msn, info, None if gap else body, tuple(spans) if self.parts else (), len(body), clock.now())
+        stored = Stored(o.msn, info, None if gap else o.body, o.nbytes, clock.now())
         if gap:
-            self._hold(-len(body))
+            self._hold(-o.nbytes)
             GAPS.labels(self.variant).value += 1
         self._cells[0].value += 1
         self._measure(stored)
@@ -218,12 +216,11 @@ class Window:
     def part(self, msn: int, index: int) -> bytes | memoryview | None:
         """A part in memory, of the open segment or of a complete one."""
         if self.open is not None and msn == self.open.msn:
-            return self.open.bodies[index] if index < self.open_parts else None
+            return self.open.body.part(index) if index < self.open_parts else None
         stored = self.segment(msn)
-        if stored is None or stored.body is None or index >= len(stored.spans):
+        if stored is None or stored.body is None or not self.parts or index >= len(stored.body):
             return None
-        start, end = stored.spans[index]
-        return memoryview(stored.body)[start:end]
+        return stored.body.part(index)
 
     def has(self, msn: int, part: int | None) -> bool:
         """Does the playlist hold this segment, or this part or a later one? A part past the end of its segment is the next one's first."""

@@ -23,14 +23,14 @@ def _window(segments: int = 3, parts: int = 0, *, config: Hls | None = None) -> 
     if parts:
         window.begin(b"init", program_time="t", discontinuity=False, independent=True)
     for i in range(parts):
-        window.add_part(b"part", 500_000, independent=not i)
+        window.add_part((b"part",), 500_000, independent=not i)
     return window, playlist, waiting
 
 
 def _segment(window: Window, *, discontinuity: bool = False, init: bytes = b"init") -> None:
     window.begin(init, program_time="t", discontinuity=discontinuity, independent=True)
     for i in range(4):
-        window.add_part(b"part", 500_000, independent=not i)
+        window.add_part((b"part",), 500_000, independent=not i)
     window.end_segment()
 
 
@@ -57,7 +57,7 @@ def test_a_part_past_its_segment_is_the_next_ones_first() -> None:
     window, *_ = _window(3, 0)
     assert not window.has(12, 4)
     window.begin(b"init", program_time="t", discontinuity=False, independent=True)
-    window.add_part(b"part", 500_000, independent=True)
+    window.add_part((b"part",), 500_000, independent=True)
     assert window.has(12, 4)
 
 
@@ -100,7 +100,7 @@ def test_one_rendering_for_all() -> None:
         b'.mp4"', b'.mp4?token=a"'
     )
     assert b"SKIPPED" in playlist.render(delta=True)
-    window.add_part(b"x", 500_000, independent=False)
+    window.add_part((b"x",), 500_000, independent=False)
     assert playlist.render() != first
 
 
