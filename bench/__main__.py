@@ -20,7 +20,7 @@ from bench import rig
 
 ROOT = Path(__file__).resolve().parent.parent
 GRACE = 20.0
-"""Seconds to put out its servers for a bench that was interrupted."""
+"""Seconds that an interrupted bench has to put out its servers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ class Eye:
 
 def demux(init: bytes, part: bytes) -> tuple[bytes, list[bytes]]:
     """(avcC, video samples) of one fMP4 part."""
-    with av.open(io.BytesIO(init + part), format="mp4") as container:
+    with av.open(io.BytesIO(init + part), "r", format="mp4") as container:
         stream = container.streams.video[0]
         return stream.codec_context.extradata or b"", [bytes(packet) for packet in container.demux(stream) if packet.size]
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 
@@ -123,7 +124,7 @@ def publishers(url: str, count: int, source: Path) -> Iterator[list[subprocess.P
         stop(*running)
 
 
-def stop(*processes: subprocess.Popen[bytes]) -> None:
+def stop(*processes: subprocess.Popen[Any]) -> None:
     for process in processes:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)

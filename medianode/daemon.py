@@ -7,9 +7,10 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
@@ -127,7 +128,7 @@ class Daemon:
                 self._watch_publications(),
                 feed_watchdog(notifier, self._complaint),
                 keys.serve(),
-                lives.serve(),
+                self._spared(lives.serve()),
             )
             async with (
                 background(*services),
@@ -143,7 +144,7 @@ class Daemon:
                     self._stopping = True
                     notifier.tell("STOPPING=1")
                     await self._drain(door)
-                    await keys.write_used()
+                    await self._spared(keys.write_used())
 
     async def _drain(self, door: RtmpDoor) -> None:
         """Publishers out first, so that their ends are written down and their readers see them."""
@@ -156,6 +157,15 @@ class Daemon:
                     await asyncio.sleep(0.02)
         except TimeoutError:
             log.warning("%d publications did not end in %g s", len(self.registry.publications), self.config.limits.shutdown_grace)
+
+    async def _spared(self, writing: Coroutine[Any, Any, None]) -> None:
+        """A database that is away at the end of life costs what was not yet written, told in a line, and not the orderly end."""
+        try:
+            await writing
+        except StorageError as e:
+            if not self._stopping:
+                raise
+            log.error("not written while stopping: %s: %s", e.code, e)
 
     def _ingress_deleted(self, event: IngressDeleted) -> None:
         self.registry.kick_ingress(event.ingress_id, PeerGone("the ingress was deleted", code="ingress-deleted"))

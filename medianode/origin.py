@@ -18,6 +18,7 @@ from medianode.errors import (
     NotEnabled,
     NotFound,
     PeerTimeout,
+    ProtocolError,
     StorageError,
     TooManyRequests,
     Unauthorized,
@@ -35,6 +36,7 @@ OPEN_CORS: Mapping[str, str] = {
 
 _STATUS: tuple[tuple[type[MedianodeError], int], ...] = (
     (LimitExceeded, 413),
+    (ProtocolError, 502),  # who asks has done nothing wrong: the room's publisher sends what cannot be decoded
     (InvalidRequest, 400),
     (Unauthorized, 401),
     (Forbidden, 403),
