@@ -237,13 +237,14 @@ def report(
     cam, hls, seen = done
     control_lag = {q: idle[min(len(idle) - 1, int(float(q) * len(idle)))] for q in lag}
     ratio = lag["0.99"] / LIMIT
+    busy = " (the machine is busy with other work: see control)" if control_lag["0.99"] > LIMIT / 4 else ""
     print(
         f"all at once for {wall:.0f} s: {PUBLISHERS} RTMP publishers, {PLAIN} HLS and {LOW_LATENCY} LL-HLS players,"
         f" {VIEWERS} MJPEG viewers, {RTMP_PLAYERS} RTMP players; load {load_average}"
     )
     for name, row in (("node", lag), ("control", control_lag)):
         print(f"  loop lag, {name:8} p50 {row['0.5'] * 1e3:6.2f} ms  p99 {row['0.99'] * 1e3:6.2f} ms  max {row['1.0'] * 1e3:6.2f} ms")
-    print(f"  ratio p99/limit of {LIMIT * 1e3:g} ms {ratio:.2f}: {'ok' if ratio <= 1 else 'OVER THE LIMIT'}")
+    print(f"  ratio p99/limit of {LIMIT * 1e3:g} ms {ratio:.2f}: {'ok' if ratio <= 1 else 'OVER THE LIMIT'}{busy}")
     print(f"  node: {cpu:.1%} of a core, {rss / 1e6:.0f} MB RSS; players and camera: {cpu_of_load:.1%} of a core")
     print(
         f"  served: HLS {hls['requests'] / wall:.0f} requests/s, {hls['bytes'] * 8e-6 / wall:.0f} Mbit/s, {hls['plain']} segments,"

@@ -14,7 +14,7 @@ from medianode.config import Hls, Limits
 from medianode.egress.hls.budget import Budget
 from medianode.egress.hls.muxers import FMP4_AUDIO, FMP4_VIDEO, Run
 from medianode.egress.hls.packager import Packager
-from medianode.egress.hls.window import Names, Window, parse_name
+from medianode.egress.hls.window import Names, Start, Window, parse_name
 from medianode.errors import InvalidRequest
 from medianode.media.packet import Gap, Packet
 from medianode.media.track import Codec, Track
@@ -150,7 +150,7 @@ def scripts(draw: st.DrawFn) -> list[tuple[str, int, int, int]]:
 @given(scripts(), st.booleans(), st.integers(0, 3))
 def test_playlists_stay_true(script: list[tuple[str, int, int, int]], low_latency: bool, jitter: int) -> None:
     budget = Budget(10**9, 10**9)
-    window = Window(CONFIG, budget, "room", "main", "0" * 16, first_msn=0, parts=low_latency)
+    window = Window(CONFIG, budget, "room", "main", "0" * 16, start=Start(0), parts=low_latency)
     muxer = Recorder(window, any(what == "freeze" for what, *_ in script))
     packager = Packager(window, muxer, CONFIG, Limits(hls_max_segment_duration=10.0))
     watcher = Watcher(window)
@@ -203,7 +203,7 @@ def test_playlists_stay_true(script: list[tuple[str, int, int, int]], low_latenc
 def test_bytes_are_bounded(adds: list[tuple[int, int]], room_bytes: int, total_bytes: int) -> None:
     """But for the newest segment of each window, which always stays."""
     budget = Budget(room_bytes, total_bytes)
-    windows = [Window(CONFIG, budget, i // 2, "main", "0" * 16, first_msn=0, parts=True) for i in range(3)]
+    windows = [Window(CONFIG, budget, i // 2, "main", "0" * 16, start=Start(0), parts=True) for i in range(3)]
     for i, size in adds:
         window = windows[i]
         window.begin(None, program_time="", discontinuity=False, independent=True)

@@ -18,7 +18,7 @@ from medianode.egress.hls.muxers import Fmp4, Ts, passes, plan
 from medianode.egress.hls.packager import Packager
 from medianode.egress.hls.playlists import Playlist, Waiting
 from medianode.egress.hls.viewers import Viewers
-from medianode.egress.hls.window import Window
+from medianode.egress.hls.window import Start, Window
 from medianode.errors import LimitExceeded, MedianodeError, NotFound
 from medianode.media.packet import Gap, Packet
 from medianode.media.track import Track
@@ -59,7 +59,7 @@ class House:
 class Variant:
     """One packager and what feeds it: the room itself, or a rendition of it."""
 
-    def __init__(self, live: LiveRoom, name: str, want: Want, first_msn: int) -> None:
+    def __init__(self, live: LiveRoom, name: str, want: Want, start: Start) -> None:
         house = live.house
         self.name = name
         self.want = want
@@ -68,7 +68,7 @@ class Variant:
         is_ts = name == "ts" or house.config.container == "ts"
         parts = house.config.low_latency and not is_ts
         token = secrets.token_hex(8)
-        self.window = Window(house.config, house.budget, live.key, name, token, first_msn=first_msn, parts=parts)
+        self.window = Window(house.config, house.budget, live.key, name, token, start=start, parts=parts)
         self.playlist = Playlist(self.window, house.waiting)
         self.packager = Packager(self.window, Ts() if is_ts else Fmp4(), house.config, house.limits)
         self._live = live
@@ -144,9 +144,9 @@ class Variant:
 
 
 class LiveRoom:
-    """A Sink of the room, for its tracks and its end only. `floors`: the lowest media sequence of each variant that starts."""
+    """A Sink of the room, for its tracks and its end only. `floors`: the lowest numbers of each variant that starts."""
 
-    def __init__(self, house: House, room: Room, floors: dict[str, int]) -> None:
+    def __init__(self, house: House, room: Room, floors: dict[str, Start]) -> None:
         self.house = house
         self.room = room
         self.key = (room.project_id, room.name)
@@ -197,7 +197,7 @@ class LiveRoom:
 
     def drop(self, name: str) -> None:
         variant = self.variants.pop(name)
-        self.floors[name] = variant.window.next_msn + 1
+        self.floors[name] = variant.window.successor
         variant.close()
 
     def tend(self, now: float) -> None:
@@ -232,5 +232,6 @@ class LiveRoom:
 
     def _start(self, name: str, want: Want) -> Variant:
         first = int((clock.wallclock() - EPOCH) / self.house.config.segment_duration)
-        variant = self.variants[name] = Variant(self, name, want, max(first, self.floors.get(name, 0)))
+        floor = self.floors.get(name, Start(0))
+        variant = self.variants[name] = Variant(self, name, want, Start(max(first, floor.msn), floor.discontinuity))
         return variant

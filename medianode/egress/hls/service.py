@@ -17,7 +17,7 @@ from medianode.egress.hls.live import LINGER, VARIANTS, House, LiveRoom, Transco
 from medianode.egress.hls.muxers import offers_aac
 from medianode.egress.hls.playlists import Playlist
 from medianode.egress.hls.viewers import Sessions
-from medianode.egress.hls.window import parse_name
+from medianode.egress.hls.window import Start, parse_name
 from medianode.errors import Forbidden, InvalidRequest, MedianodeError, NotEnabled, NotFound, PeerTimeout
 from medianode.events import Bus, KeyRevoked, ProjectChanged, RoomLive
 from medianode.media.track import Codec
@@ -114,9 +114,9 @@ class HlsService:
         if room is None:
             return
         before = self._live.get((project_id, name))
-        floors: dict[str, int] = {}
+        floors: dict[str, Start] = {}
         if before is not None:
-            floors = before.floors | {variant.name: variant.window.next_msn + 1 for variant in before.variants.values()}
+            floors = before.floors | {variant.name: variant.window.successor for variant in before.variants.values()}
             self._ended.append(before)
         live = LiveRoom(self._house, room, floors)
         self._live[live.key] = live

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from medianode import clock, telemetry
 from medianode.config import Hls
@@ -96,14 +96,24 @@ def parse_name(name: str) -> tuple[str, int | None, int, int | None] | None:
     return token, None if init is None else int(init), int(msn or 0), None if part is None else int(part)
 
 
+class Start(NamedTuple):
+    """The numbers of a window's first segment.
+
+    The discontinuity sequence is kept small: hls.js walks an array as long as its value, for every playlist (seen: a core for 29 million).
+    """
+
+    msn: int
+    discontinuity: int = 0
+
+
 class Window:
     """`on_change` is called after every part or segment, once for all that changed.
 
     `target_duration` and `part_target` are told with the first playlist and only grow: when a GOP or a frame turns out longer.
-    `first_msn` also starts the discontinuity sequence: both only ever grow, also when a packager follows another.
+    `start`: where the numbers begin; they only ever grow, also when a packager follows another.
     """
 
-    def __init__(self, config: Hls, budget: Budget, room: object, variant: str, token: str, *, first_msn: int, parts: bool) -> None:
+    def __init__(self, config: Hls, budget: Budget, room: object, variant: str, token: str, *, start: Start, parts: bool) -> None:
         self.variant = variant
         self.token = token
         self.room = room
@@ -113,8 +123,8 @@ class Window:
         self.older: deque[Stored] = deque()
         self.inits: dict[str, bytes] = {}
         self.open: Open | None = None
-        self.next_msn = first_msn
-        self.discontinuity_sequence = first_msn
+        self.next_msn = start.msn
+        self.discontinuity_sequence = start.discontinuity
         self.target_duration = hls.target_of(round(config.segment_duration * 1e6))
         self.part_target = round(config.part_duration * 1e6) if parts else 0
         self.peak_bandwidth = 0
@@ -138,6 +148,12 @@ class Window:
     def last_msn(self) -> int:
         """Of the newest complete segment; one less than the first before that."""
         return self.next_msn - 1
+
+    @property
+    def successor(self) -> Start:
+        """Where a window that follows this one in the same playlist starts."""
+        passed = sum(stored.info.head.discontinuity for stored in self.listed)
+        return Start(self.next_msn + 1, self.discontinuity_sequence + passed + 1)
 
     @property
     def open_parts(self) -> int:

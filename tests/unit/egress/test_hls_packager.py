@@ -10,7 +10,7 @@ from medianode.config import Hls, Limits
 from medianode.egress.hls.budget import Budget
 from medianode.egress.hls.muxers import FMP4_AUDIO, FMP4_VIDEO, Run, offers_aac, passes, plan
 from medianode.egress.hls.packager import Packager
-from medianode.egress.hls.window import Window, parse_name
+from medianode.egress.hls.window import Start, Window, parse_name
 from medianode.errors import ProtocolError, UnsupportedMedia
 from medianode.media.packet import Gap, Packet
 from medianode.media.track import Codec, Track
@@ -44,7 +44,7 @@ class Recorder:
 class Bench:
     def __init__(self, hls: Hls | None = None, limits: Limits | None = None, *, parts: bool = True) -> None:
         hls, limits = hls or Hls(segment_duration=1.0, part_duration=0.2), limits or Limits()
-        self.window = Window(hls, Budget(limits.hls_room_bytes, limits.hls_total_bytes), "r", "main", "0" * 16, first_msn=0, parts=parts)
+        self.window = Window(hls, Budget(limits.hls_room_bytes, limits.hls_total_bytes), "r", "main", "0" * 16, start=Start(0), parts=parts)
         self.muxer = Recorder()
         self.packager = Packager(self.window, self.muxer, hls, limits)
 

@@ -10,13 +10,13 @@ from medianode.config import Hls
 from medianode.egress.hls.budget import Budget
 from medianode.egress.hls.playlists import Playlist, Waiting
 from medianode.egress.hls.viewers import WINDOW, Sessions, Viewers
-from medianode.egress.hls.window import OLDER, Window
+from medianode.egress.hls.window import OLDER, Start, Window
 from medianode.errors import InvalidRequest, LimitExceeded, PeerTimeout
 
 
 def _window(segments: int = 3, parts: int = 0, *, config: Hls | None = None) -> tuple[Window, Playlist, Waiting]:
     waiting = Waiting(2)
-    window = Window(config or Hls(), Budget(10**9, 10**9), "room", "main", "0" * 16, first_msn=10, parts=True)
+    window = Window(config or Hls(), Budget(10**9, 10**9), "room", "main", "0" * 16, start=Start(10), parts=True)
     playlist = Playlist(window, waiting)
     for _ in range(segments):
         _segment(window)
@@ -111,7 +111,7 @@ def test_the_window_slides() -> None:
     assert [stored.msn for stored in window.listed] == [18, 19, 20, 21]
     assert [stored.msn for stored in window.older] == [15, 16, 17]
     assert len(window.older) == OLDER
-    assert window.discontinuity_sequence == 12
+    assert window.discontinuity_sequence == 2
     assert list(window.inits.values()) == [b"b"]
     assert window.nbytes == 7 * 16
     assert window.segment(14) is None
