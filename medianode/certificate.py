@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import logging
 import os
 import socket
 import ssl
@@ -20,6 +21,7 @@ from medianode import clock
 from medianode.config import Config
 from medianode.errors import ConfigError, StorageError
 
+log = logging.getLogger("medianode.certificate")
 LIFETIME_DAYS = 3650
 RENEW_DAYS = 30
 
@@ -59,9 +61,12 @@ def open_certificate(config: Config, data_dir: Path) -> Certificate:
     chain, key = data_dir / "tls.crt", data_dir / "tls.key"
     wanted = _wanted_names(config)
     if chain.exists() and key.exists():
-        found = Certificate(chain, key, self_made=True)
-        if found.days_left > RENEW_DAYS and set(_configured_names(config)) <= set(found.names):
-            return found
+        try:
+            found = Certificate(chain, key, self_made=True)
+            if found.days_left > RENEW_DAYS and set(_configured_names(config)) <= set(found.names):
+                return found
+        except ConfigError as e:  # a crash between the two writes of a renewal leaves a new key beside an old certificate
+            log.warning("the self-made certificate is made anew: %s", e)
     _make(wanted, chain, key)
     return Certificate(chain, key, self_made=True)
 
@@ -83,7 +88,11 @@ def _canonical(name: str) -> str:
     try:
         return str(ipaddress.ip_address(name.strip("[]")))
     except ValueError:
-        return name.lower()
+        pass
+    try:
+        return name.lower() if name.isascii() else name.lower().encode("idna").decode("ascii")  # as the certificate will have it
+    except UnicodeError as e:
+        raise ConfigError(f"tls.names: expected a host name, got {name!r}: {e}") from None
 
 
 def _local_addresses() -> Iterable[str]:
@@ -101,7 +110,7 @@ def _general_name(name: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
-        return x509.DNSName(name.encode("idna").decode("ascii") if not name.isascii() else name)
+        return x509.DNSName(name)
 
 
 def _make(names: list[str], chain: Path, key: Path) -> None:

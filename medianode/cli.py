@@ -120,21 +120,29 @@ async def _push(arguments: argparse.Namespace, config: Config) -> int:
             f"{t.codec.value} {t.width}x{t.height}" if t.is_video else f"{t.codec.value} {t.sample_rate} Hz" for t in source.tracks
         )
         print(f"publishing {names} to {url.tc_url}/…; Ctrl-C ends it", flush=True)
-        async with asyncio.TaskGroup() as group:
-            watching = group.create_task(publisher.watch())
-            await publisher.open_tracks(source.tracks)
-            start = reported = clock.now()
-            async for packet in source:
-                await publisher.send(packet)
-                now = clock.now()
-                if arguments.seconds and now - start >= arguments.seconds:
-                    break
-                if now - reported >= PUSH_REPORT:
-                    reported = now
-                    print(f"{now - start:.0f} s, {publisher.sent_bytes / 1e6:.1f} MB sent", flush=True)
-            await publisher.finish()
-            watching.cancel()
+        try:
+            await _send(arguments.seconds, source, publisher)
+        except BaseExceptionGroup as e:  # what the server said, or how it went away: one line is enough
+            raise e.exceptions[0] from None
     return 0
+
+
+async def _send(seconds: float, source: Source, publisher: RtmpPublisher) -> None:
+    """Until the source ends, or for `seconds` (0: without end). Raises a group with what ended it."""
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(publisher.watch())
+        await publisher.open_tracks(source.tracks)
+        start = reported = clock.now()
+        async for packet in source:
+            await publisher.send(packet)
+            now = clock.now()
+            if seconds and now - start >= seconds:
+                break
+            if now - reported >= PUSH_REPORT:
+                reported = now
+                print(f"{now - start:.0f} s, {publisher.sent_bytes / 1e6:.1f} MB sent", flush=True)
+        await publisher.finish()
+        watching.cancel()
 
 
 async def _with_database(config: Config, use: Callable[[Database], Awaitable[int]]) -> int:

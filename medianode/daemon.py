@@ -79,11 +79,9 @@ class Daemon:
         data_dir = Path(config.data_dir)
         async with contextlib.AsyncExitStack() as stack:
             # sockets first: a port that is taken is the most common mistake, and costs nothing to find out
-            http = _listen(config.http.listen, "http.listen")
-            rtmp = _listen(config.rtmp.listen, "rtmp.listen")
-            rtmps = _listen(config.rtmp.tls_listen, "rtmp.tls_listen") if config.rtmp.tls_listen else []
-            for sock in (*http, *rtmp, *rtmps):
-                stack.callback(sock.close)
+            http = _listen(stack, config.http.listen, "http.listen")
+            rtmp = _listen(stack, config.rtmp.listen, "rtmp.listen")
+            rtmps = _listen(stack, config.rtmp.tls_listen, "rtmp.tls_listen") if config.rtmp.tls_listen else []
             database = await stack.enter_async_context(open_database(config.store.url, data_dir, secret_file=config.store.secret_file))
             self._database = database
             certificate = await asyncio.to_thread(open_certificate, config, data_dir)
@@ -282,10 +280,11 @@ async def serve(config: Config, greet: Callable[[Ready], None]) -> None:
     log.info("stopped")
 
 
-def _listen(value: str, key: str) -> list[socket.socket]:
+def _listen(stack: contextlib.AsyncExitStack, value: str, key: str) -> list[socket.socket]:
+    """Closed with the stack: the next port may be the one that is taken."""
     host, port = split_listen(value, key)
     try:
-        return listen_tcp(host, port)
+        return [stack.enter_context(sock) for sock in listen_tcp(host, port)]
     except OSError as e:
         raise ConfigError(f"{key}: cannot listen on {value}: {e.strerror or e} (medianode doctor tells more)") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections import deque
@@ -10,6 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from medianode import clock, telemetry
+
+log = logging.getLogger("medianode.life")
 
 
 class Notifier:
@@ -27,8 +30,12 @@ class Notifier:
     def tell(self, *lines: str) -> None:
         if not self._address:
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.sendto("\n".join(lines).encode(), self._address)
+        # systemd busy (its queue is full) or gone must neither stop the loop nor end the node: the next sign of life follows soon
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sock:
+            try:
+                sock.sendto("\n".join(lines).encode(), self._address)
+            except OSError as e:
+                log.warning("systemd was not told %s: %s", lines[0].partition("=")[0], e.strerror or e)
 
 
 class LoopLag:

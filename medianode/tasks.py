@@ -66,7 +66,12 @@ class TaskSet:
             raise LimitExceeded(f"{self._place}: {self._bound} sessions already", code="node-full")
         task = asyncio.get_running_loop().create_task(guard(self._place, session))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+        def ended(task: asyncio.Task[Any]) -> None:
+            self._tasks.discard(task)
+            session.close()  # a task that is cancelled before its first step never awaits it, and Python would warn of that
+
+        task.add_done_callback(ended)
         return task
 
     async def cancel(self) -> None:

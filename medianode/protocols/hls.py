@@ -17,8 +17,9 @@ from medianode.errors import InvalidRequest
 MARK = "\0"
 """Stands behind every URI; never part of a name."""
 
-SKIP_TARGETS, HOLD_BACK_TARGETS, PART_HOLD_BACK_TARGETS, PART_SPAN_TARGETS = 6, 3, 3, 3
-"""CAN-SKIP-UNTIL and HOLD-BACK in target durations, PART-HOLD-BACK in part targets; parts are listed this many targets back (4.4.4.9)."""
+SKIP_TARGETS, HOLD_BACK_TARGETS, PART_HOLD_BACK_TARGETS, PART_SPAN_TARGETS = 6, 3, 4, 3
+"""CAN-SKIP-UNTIL and HOLD-BACK in target durations; PART-HOLD-BACK in part targets, one more than the least that 4.4.3.8 allows: a busy
+viewer then plays on where it would stall; parts are listed this many targets back (4.4.4.9)."""
 
 MAX_SEQUENCE = 2**63 - 1
 

@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import ClientSession
@@ -155,10 +154,10 @@ async def test_the_start_page_lists_what_is_live_to_whoever_holds_a_key(tmp_path
         await page.locator("input[type=password]").first.fill(json.loads(key))
         await page.keyboard.press("Enter")
         await page.wait_for_selector("text=live-studio")
-        await becomes(page, "[...document.images].some(i => i.src.includes('frame.jpg') && i.naturalWidth > 0)")
-        assert await page.locator(f"text={urlsplit(node.rtmp).port}").count() > 0
+        await becomes(page, "[...document.querySelectorAll('.poster img')].some(i => i.naturalWidth > 0)")
+        assert f"rtmp://127.0.0.1:{node.ready.rtmp_port}/live" in await page.content()
         await shoot(page, "start")
         assert not errors
         await page.goto(f"{node.http}/docs")
-        await page.wait_for_selector("text=/v1/ingress")
+        await page.get_by_text("/v1/ingress").first.wait_for()
         await shoot(page, "docs")

@@ -27,7 +27,9 @@ def environment(data_dir: Path, **more: str) -> dict[str, str]:
     """This process's, without what an operator's shell may have set for another node. `more`: `INGRESS__HOLD="1"`, …"""
     base = {name: value for name, value in os.environ.items() if not name.startswith(("MEDIANODE__", "NOTIFY_", "WATCHDOG_"))}
     own = {"DATA_DIR": str(data_dir), "HTTP__LISTEN": "127.0.0.1:0", "RTMP__LISTEN": "127.0.0.1:0", **more}
-    return base | {f"MEDIANODE__{name}": value for name, value in own.items()} | {"PYTHONUNBUFFERED": "1"}
+    # as in systemd/medianode.service
+    unit = {"PYTHONUNBUFFERED": "1", "MALLOC_ARENA_MAX": "2"}
+    return base | {f"MEDIANODE__{name}": value for name, value in own.items()} | unit
 
 
 @dataclass(slots=True)

@@ -64,7 +64,7 @@ def test_one_name_one_meaning() -> None:
     telemetry.counter("t_x_total", "X", "a")
     with pytest.raises(ValueError, match="labels"):
         telemetry.counter("t_x_total", "X", "b")
-    telemetry.gauge("t_y", "Y", read=lambda: [])
+    telemetry.gauge("t_y", "Y", read=list)
     with pytest.raises(ValueError, match="Gauge"):
         telemetry.counter("t_y", "Y")
     with pytest.raises(ValueError, match="labels"):

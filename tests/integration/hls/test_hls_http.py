@@ -59,7 +59,7 @@ async def test_playlist_and_what_it_names(make_rig: Any, make_clip: Any) -> None
     rig, *_ = await _live(make_rig, make_clip)
     text = await _get(rig, "main.m3u8")
     assert "#EXT-X-TARGETDURATION:1\n" in text
-    assert "CAN-BLOCK-RELOAD=YES,CAN-SKIP-UNTIL=6.0,HOLD-BACK=3.0,PART-HOLD-BACK=0.6" in text
+    assert "CAN-BLOCK-RELOAD=YES,CAN-SKIP-UNTIL=6.0,HOLD-BACK=3.0,PART-HOLD-BACK=0.8" in text
     segments = _names(text)
     assert len(segments) == 4
     assert text.count("#EXT-X-PROGRAM-DATE-TIME") == 5
