@@ -20,12 +20,12 @@ from medianode.control.keys import Keys
 from medianode.control.projects import Projects
 from medianode.daemon import Ready, serve
 from medianode.doctor import examine
-from medianode.egress.rtmp_publish import open_publisher, parse_rtmp_url
+from medianode.egress.rtmp_publish import RtmpPublisher, open_publisher, parse_rtmp_url
 from medianode.errors import ConfigError, MedianodeError
 from medianode.events import Bus
 from medianode.store.database import Database, open_database
 from medianode.telemetry import configure_logs
-from medianode.transcode.source import open_source
+from medianode.transcode.source import MediaSource, open_source
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -122,12 +122,12 @@ async def _push(arguments: argparse.Namespace, config: Config) -> int:
         print(f"publishing {names} to {url.tc_url}/…; Ctrl-C ends it", flush=True)
         try:
             await _send(arguments.seconds, source, publisher)
-        except BaseExceptionGroup as e:  # what the server said, or how it went away: one line is enough
-            raise e.exceptions[0] from None
+        except ExceptionGroup as e:  # what the server said, or else how the connection went away: one line is enough
+            raise next((x for x in e.exceptions if isinstance(x, MedianodeError)), e.exceptions[0]) from None
     return 0
 
 
-async def _send(seconds: float, source: Source, publisher: RtmpPublisher) -> None:
+async def _send(seconds: float, source: MediaSource, publisher: RtmpPublisher) -> None:
     """Until the source ends, or for `seconds` (0: without end). Raises a group with what ended it."""
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(publisher.watch())

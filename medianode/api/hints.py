@@ -9,6 +9,8 @@ from medianode.routing.publication import Health, Meter
 
 SLOW_KEYFRAMES = 4.0
 SILENT = 2.0
+CRYSTAL = 500e-6
+"""Drift of this much per second is what cheap clocks do; nobody needs to act on it."""
 DRIFTING = 0.2
 SLOW_FRAMES = 0.8
 
@@ -35,7 +37,7 @@ def _of_session(tracks: tuple[Track, ...], meters: dict[int, Meter], health: Hea
         yield "sound only: there is no picture to show; send a video track if that is not intended"
     if health.frozen_video:
         yield "the picture stands still while sound goes on: look at the camera or the scene of the encoder"
-    if abs(health.drift) > DRIFTING:
+    if abs(health.drift) > max(DRIFTING, age * CRYSTAL):
         yield f"its clock is {health.drift:+.2f} s off ours: let the encoder use constant frame rate and a synchronised clock"
     if health.repairs:
         yield f"{sum(health.repairs.values())} timestamps were repaired ({', '.join(sorted(health.repairs))}): the encoder's clock jumps"

@@ -54,6 +54,10 @@ class _TrackTime:
     last_now: float
 
 
+SETTLE = 5.0
+"""Seconds after which the measurement of drift begins anew, once."""
+
+
 class Timeline:
     """Turns a source's unwrapped milliseconds into time that never goes back within a track and never leaps.
 
@@ -61,7 +65,7 @@ class Timeline:
     really passed, re-anchors the track to where it would be by the clock. Tracks that jump together share the new anchor.
     """
 
-    __slots__ = ("_first", "_jitter", "_leap", "_offset", "_tracks", "drift", "jumps", "repairs")
+    __slots__ = ("_first", "_jitter", "_leap", "_offset", "_settled", "_tracks", "drift", "jumps", "repairs")
 
     def __init__(self, jitter_ms: int = 500, leap_ms: int = 10_000) -> None:
         self._jitter = jitter_ms
@@ -69,6 +73,7 @@ class Timeline:
         self._tracks: dict[int, _TrackTime] = {}
         self._offset = 0
         self._first: tuple[int, float] | None = None
+        self._settled = False
         self.jumps = 0
         self.repairs = 0
         self.drift = 0.0
@@ -105,6 +110,11 @@ class Timeline:
         track.last = out
         track.last_now = now
         if self._first is not None:
+            if not self._settled and now - self._first[1] >= SETTLE:
+                # FFmpeg, and encoders that buffer, begin with a burst: that is no drift
+                self._settled = True
+                self._first = (out, now)
+                self.drift = 0.0
             # how far the source's clock is ahead (+) or behind (-), smoothed over some 60 packets
             self.drift += ((out - self._first[0]) / 1000 - (now - self._first[1]) - self.drift) / 64
         return placed

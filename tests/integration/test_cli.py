@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession
 from harness import Run, run
-from soak.program import environment, serving
+from soak.program import create_ingress, environment, ingress_status, serving
 
 import medianode
 from medianode.cli import main
@@ -315,3 +315,25 @@ async def test_push_with_the_node_s_own_certificate(tmp_path: Path) -> None:
         assert output.startswith("publishing h264 ")
         assert node.key not in output
         assert "door=rtmps" in node.log
+
+
+@pytest.mark.parametrize("how", ["deleted", "killed"])
+async def test_push_that_is_ended_by_the_node_says_so_in_a_line(tmp_path: Path, how: str) -> None:
+    async with serving(tmp_path / "data") as node, ClientSession() as session:
+        made = await create_ingress(node, session, "gate")
+        pushing = asyncio.get_running_loop().create_task(
+            medianode_program(tmp_path, "push", "testsrc", f"{node.rtmp}/live/{made['streamKey']}", "--seconds", "60")
+        )
+        async with asyncio.timeout(30):
+            while await ingress_status(node, session, made["id"]) != "ACTIVE":
+                await asyncio.sleep(0.2)
+        if how == "deleted":
+            async with session.delete(f"{node.http}/v1/ingress/{made['id']}", headers=node.admin) as response:
+                assert response.status == 200
+        else:
+            await node.kill()
+        code, output = await pushing
+        assert code == 1
+        last = output.splitlines()[-1]
+        assert last.startswith("medianode: "), output
+        assert ("deleted" in last) == (how == "deleted"), output
