@@ -6,11 +6,13 @@ Target: at 30 publishers at most 1.5 times nginx's CPU, never over twice.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 
 from bench import rig
 
 SETTLE = 6.0
+LIMIT = 2.0
 
 
 def row(server: rig.Server, count: int, seconds: float) -> tuple[float, float]:
@@ -23,19 +25,23 @@ def row(server: rig.Server, count: int, seconds: float) -> tuple[float, float]:
     return cpu / count * 100, (rss - idle) / count / 1e6
 
 
-def main(counts: tuple[int, ...] = (1, 10, 30), seconds: float = 15.0) -> None:
+def main(counts: tuple[int, ...] = (1, 10, 30), seconds: float = 15.0) -> int:
+    """1 where 30 publishers cost over twice the peer's CPU."""
     rig.clip()
     rows: dict[str, list[tuple[float, float]]] = {}
     for name, start in (("nginx-rtmp", rig.nginx_rtmp), ("medianode", rig.medianode)):
         for count in counts:
             with start() as server:
                 rows.setdefault(name, []).append(row(server, count, seconds))
+    over = False
     print("RTMP publisher -> HLS, % of a core and MB per publisher")
     for i, count in enumerate(counts):
         (ours, ours_mb), (theirs, theirs_mb) = rows["medianode"][i], rows["nginx-rtmp"][i]
         ratio = ours / theirs if theirs else float("inf")
         peer = f"nginx-rtmp {theirs:.3f} % {theirs_mb:.1f} MB"
+        over = over or (count >= 30 and ratio > LIMIT)
         print(f"  {count:3} publishers: medianode {ours:.3f} % {ours_mb:.1f} MB | {peer} | ratio {ratio:.2f}")
+    return int(over)
 
 
 if __name__ == "__main__":
@@ -44,4 +50,4 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=15.0)
     arguments = parser.parse_args()
     print(rig.machine())
-    main(tuple(arguments.n), arguments.seconds)
+    sys.exit(main(tuple(arguments.n), arguments.seconds))

@@ -48,12 +48,12 @@ class LoopLag:
         telemetry.gauge("medianode_loop_lag_seconds", "How late timers run, over the last minute", "quantile", read=self._samples)
 
     async def serve(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + self._period
+            # not loop.time(): uvloop's counts whole milliseconds
+            due = clock.now() + self._period
             await asyncio.sleep(self._period)
             self.turned_at = clock.now()
-            self._lags.append(max(0.0, loop.time() - due))
+            self._lags.append(max(0.0, self.turned_at - due))
 
     def quantile(self, q: float) -> float:
         """Seconds; 0.0 before the first measurement."""

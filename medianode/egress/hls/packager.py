@@ -23,6 +23,7 @@ log = logging.getLogger("medianode.hls")
 BREAKS = telemetry.counter("medianode_hls_discontinuities_total", "Breaks in HLS timelines, by cause", "cause")
 
 SECOND = 1_000_000
+MILLISECOND = 1_000
 FROZEN = 1.5
 """Seconds of sound without a picture (twice the last frame's duration where that is more) after which parts are cut by sound."""
 WAIT_FOR_VIDEO = 3.0
@@ -281,7 +282,9 @@ class Packager:
             self._cut_segment(now)
             self._steer(packet)
             self._open(packet, discontinuity=False)
-        elif self._parts and now - self._part_start + run.us(run.last_duration) > self._part_limit():
+        elif self._parts and now - self._part_start + run.us(run.last_duration) - MILLISECOND > self._part_limit():
+            # RTMP's stamps are whole milliseconds, a frame of 33.3 lasts 34 at times: without the allowance each segment would get one
+            # part more. Where the next frame really is too long, the check above has cut before it
             self._cut_part(now)
 
     def open_bytes(self) -> int:
