@@ -23,10 +23,13 @@ $(VENV)/.runtime: $(VENV)/bin/python requirements.lock pyproject.toml
 
 # hls.js comes from npm; without npm the pages still play natively and over MJPEG, and say so
 $(VENV)/.web: $(VENV)/bin/python package-lock.json
-	@if command -v npm >/dev/null; then \
-	  npm ci --omit=dev --ignore-scripts --no-audit --no-fund --silent && mkdir -p medianode/web/static/vendor && \
-	  cp node_modules/hls.js/dist/hls.min.js medianode/web/static/vendor/hls.min.js && touch $@; \
-	else echo "npm is missing: pages will play natively and over MJPEG only (apt-get install npm, then make venv)"; fi
+	@if ! command -v npm >/dev/null; then \
+	  echo "npm is missing: pages will play natively and over MJPEG only (apt-get install npm, then make venv)"; \
+	elif npm ci --omit=dev --ignore-scripts --no-audit --no-fund --silent; then \
+	  mkdir -p medianode/web/static/vendor && \
+	  cp node_modules/hls.js/dist/hls.min.js medianode/web/static/vendor/hls.min.js && \
+	  cp node_modules/hls.js/LICENSE medianode/web/static/vendor/hls.LICENSE.txt && touch $@; \
+	else echo "npm could not bring hls.js: pages will play natively and over MJPEG only; make venv tries again"; fi
 
 venv-dev: venv $(VENV)/.dev
 
