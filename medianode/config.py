@@ -41,7 +41,7 @@ class Http(Section, frozen=True):
 class Rtmp(Section, frozen=True):
     listen: str = ":1935"
     tls_listen: str = ""
-    read_interval: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.03
+    read_interval: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.05
 
 
 class Tls(Section, frozen=True):
