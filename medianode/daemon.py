@@ -188,11 +188,14 @@ class Daemon:
         """Once a second: rates, and video that stopped while its connection lives."""
         while True:
             await asyncio.sleep(1.0)
-            now = clock.now()
-            for publication in self.registry.publications:
-                for meter in publication.meters.values():
-                    meter.sample(now)
-                self._watch_frozen(publication, now)
+            self._look_at_publications(clock.now())
+
+    def _look_at_publications(self, now: float) -> None:
+        """Not in the loop above, whose variables live on: the last publication would be kept, and its GOP with it."""
+        for publication in self.registry.publications:
+            for meter in publication.meters.values():
+                meter.sample(now)
+            self._watch_frozen(publication, now)
 
     def _watch_frozen(self, publication: Publication, now: float) -> None:
         video = publication.video

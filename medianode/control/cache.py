@@ -31,10 +31,16 @@ class Cache(Generic[K, V]):
         if entry is None:
             return None
         until, value = entry
-        if now >= until:
-            del self._entries[key]
-            return None
-        return (value,)
+        return None if now >= until else (value,)
+
+    def stale(self, key: K) -> tuple[V] | None:
+        """The last answer however old, for when the database does not answer. What was forgotten is not in it."""
+        entry = self._entries.get(key)
+        return None if entry is None else (entry[1],)
+
+    def drop(self, key: K) -> None:
+        """The answer is no longer true."""
+        self._entries.pop(key, None)
 
     def put(self, key: K, value: V, now: float, generation: int) -> None:
         if generation != self.generation:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from medianode import clock
 from medianode.auth import Door, Takeover, same_secret
 from medianode.control.cache import Cache
-from medianode.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from medianode.errors import Conflict, Forbidden, InvalidRequest, NotFound, StorageError
 from medianode.events import Bus, IngressCreated, IngressDeleted
 from medianode.media.names import check_identity, room_name, shown
 from medianode.store import ingresses as table
@@ -138,9 +138,16 @@ class Ingresses:
         if (hit := self._cache.get(lookup, clock.now())) is not None:
             return hit[0]
         generation = self._cache.generation
-        async with self._db.read() as tx:
-            ingress = await table.find_by_lookup(tx, lookup)
+        try:
+            async with self._db.read() as tx:
+                ingress = await table.find_by_lookup(tx, lookup)
+        except StorageError:
+            # an encoder that comes back while the database is away is let in again
+            if (last := self._cache.stale(lookup)) is None:
+                raise
+            return last[0]
         if ingress is None or not same_secret(ingress.stream_key, stream_key):
+            self._cache.drop(lookup)
             return None
         self._cache.put(lookup, ingress, clock.now(), generation)
         return ingress

@@ -82,11 +82,18 @@ class Keys:
         hit = self._cache.get(digest, clock.now())
         if hit is None:
             generation = self._cache.generation
-            async with self._db.read() as tx:
-                key = await table.find_by_hash(tx, digest)
+            try:
+                async with self._db.read() as tx:
+                    key = await table.find_by_hash(tx, digest)
+            except StorageError:
+                # nobody can revoke anything while the database is away
+                if (last := self._cache.stale(digest)) is None:
+                    raise
+                return last[0]
             if key is None or not hmac.compare_digest(key.hash, digest):
                 raise Unauthorized("this API key is not known")
             if key.revoked_at is not None:
+                self._cache.drop(digest)
                 raise Unauthorized("this API key was revoked")
             self._cache.put(digest, key, clock.now(), generation)
         else:

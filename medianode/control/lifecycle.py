@@ -101,7 +101,10 @@ class IngressLives:
                     await asyncio.sleep(RETRY)
                     self._wake.set()
         finally:
-            await self.write()
+            try:
+                await self.write()
+            except StorageError as e:
+                log.error("the last ingress states are not written (the next start finds them cut off): %s: %s", e.code, e)
 
     async def write(self) -> None:
         """Write down what is not yet. Raises StorageError; it is then still to be written."""

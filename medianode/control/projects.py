@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from medianode import clock
 from medianode.control.cache import Cache
-from medianode.errors import Conflict, InvalidRequest, NotFound
+from medianode.errors import Conflict, InvalidRequest, NotFound, StorageError
 from medianode.events import Bus, ProjectChanged
 from medianode.media.names import SLUG_LENGTH, check_slug, shown
 from medianode.store import projects as table
@@ -32,8 +32,14 @@ class Projects:
         if (hit := self._cache.get(slug_or_id, clock.now())) is not None:
             return hit[0]
         generation = self._cache.generation
-        async with self._db.read() as tx:
-            project = await table.find(tx, slug_or_id)
+        try:
+            async with self._db.read() as tx:
+                project = await table.find(tx, slug_or_id)
+        except StorageError:
+            # players go on while the database is away: what was known is still true, as far as anybody can tell
+            if (last := self._cache.stale(slug_or_id)) is None:
+                raise
+            project = last[0]
         self._cache.put(slug_or_id, project, clock.now(), generation)
         return project
 

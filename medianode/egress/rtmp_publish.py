@@ -128,6 +128,8 @@ class RtmpPublisher:
     async def _flush(self) -> None:
         data = self._connection.data_to_send()
         self.sent_bytes += len(data)
+        if self._writer.is_closing():
+            raise PeerGone("the server closed the connection")
         self._writer.write(data)
         try:
             async with asyncio.timeout(TIMEOUT):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
 import subprocess
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import ClientError, ClientSession
-from harness import publishing, send_second
+from harness import publishing, running, send_second, until
 from soak.program import Program, create_ingress, environment, ingress_status, last_sequence, on_air, playlist, serving
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
@@ -147,6 +149,19 @@ async def test_a_stop_while_a_stranger_says_nothing(tmp_path: Path) -> None:
             writer.transport.abort()
 
 
+async def test_a_publication_that_has_ended_is_let_go(tmp_path: Path) -> None:
+    """With its GOP: up to limits.gop_bytes that nobody can ask for any more."""
+    async with running(tmp_path, ingress={"hold": 0.0}) as node:
+        async with publishing(f"{node.rtmp}/live/{node.key}") as publisher:
+            await send_second(publisher)
+            await until(lambda: node.daemon.registry.publications)
+            ended = weakref.ref(node.daemon.registry.publications[0])
+            await asyncio.sleep(1.1)  # the daemon has looked at it
+            await publisher.finish()
+        await until(lambda: not node.daemon.registry.publications)
+        await until(lambda: not gc.collect() and ended() is None)
+
+
 # systemd
 
 
@@ -249,7 +264,7 @@ async def test_the_database_goes_and_comes_back(tmp_path: Path, postgres: Any, p
     async with serving(tmp_path / "data", environ) as node, ClientSession() as session:
         made = await create_ingress(node, session, "gate")
         async with on_air(f"{node.rtmp}/live/{made['streamKey']}") as publisher:
-            await playlist(node, "gate")
+            number = last_sequence(await playlist(node, "gate"))
             postgres.control("pg_ctl", "-D", f"{postgres.root}/data", "-m", "immediate", "-w", "stop")
             try:
                 assert "database" in await until_status(node, "/readyz", 503)
@@ -261,6 +276,9 @@ async def test_the_database_goes_and_comes_back(tmp_path: Path, postgres: Any, p
                 before = await node.metrics()
                 async with asyncio.timeout(30):
                     while (now := await node.metrics())[PACKETS] < before[PACKETS] + 90:
+                        await asyncio.sleep(0.3)
+                async with asyncio.timeout(30):
+                    while last_sequence(await playlist(node, "gate")) < number + 3:
                         await asyncio.sleep(0.3)
                 made_segments = 'medianode_hls_segments_total{variant="main"}'
                 assert now[made_segments] > before[made_segments]

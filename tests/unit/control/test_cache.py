@@ -8,7 +8,9 @@ def test_good_for_its_time_and_no_longer() -> None:
     cache.put("a", None, 0.0, cache.generation)
     assert cache.get("a", 2.9) == (None,)
     assert cache.get("a", 3.0) is None
-    assert len(cache) == 0
+    assert cache.stale("a") == (None,), "kept for when the database is away"
+    cache.drop("a")
+    assert cache.stale("a") is None
 
 
 def test_bounded() -> None:
