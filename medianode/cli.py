@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import shutil
 import ssl
 import sys
 from collections.abc import Awaitable, Callable
@@ -20,8 +21,8 @@ from medianode.control.keys import Keys
 from medianode.control.projects import Projects
 from medianode.daemon import Ready, serve
 from medianode.doctor import examine
-from medianode.egress.rtmp_publish import RtmpPublisher, open_publisher, parse_rtmp_url
-from medianode.errors import ConfigError, MedianodeError
+from medianode.egress.rtmp_publish import RtmpPublisher, RtmpUrl, open_publisher, parse_rtmp_url
+from medianode.errors import ConfigError, MedianodeError, PeerError
 from medianode.events import Bus
 from medianode.store.database import Database, open_database
 from medianode.telemetry import configure_logs
@@ -114,6 +115,20 @@ async def _doctor(arguments: argparse.Namespace, config: Config) -> int:
 
 async def _push(arguments: argparse.Namespace, config: Config) -> int:
     url = parse_rtmp_url(arguments.url)
+    try:
+        return await _push_to(url, arguments)
+    except ssl.SSLCertVerificationError as e:
+        raise PeerError(
+            f"the certificate of {url.host}:{url.port} is not trusted ({e.verify_message}): give its PEM by --cafile; "
+            f"a medianode's own is at http://{url.host}:8080/certificate.pem",
+            code="certificate-not-trusted",
+        ) from None
+    except (OSError, TimeoutError) as e:
+        reason = os.strerror(e.errno) if isinstance(e, OSError) and e.errno else str(e) or "no answer in time"
+        raise PeerError(f"{url.host}:{url.port}: {reason}: is the server running, and this its RTMP port?", code="unreachable") from None
+
+
+async def _push_to(url: RtmpUrl, arguments: argparse.Namespace) -> int:
     trust = ssl.create_default_context(cafile=str(arguments.cafile)) if arguments.cafile else None
     async with open_source(arguments.source, loop=arguments.loop) as source, open_publisher(url, verify=trust) as publisher:
         names = ", ".join(
@@ -146,6 +161,12 @@ async def _send(seconds: float, source: MediaSource, publisher: RtmpPublisher) -
 
 
 async def _with_database(config: Config, use: Callable[[Database], Awaitable[int]]) -> int:
+    """Only a database that is there: a key made in a fresh one, in whatever directory this is, would open nothing."""
+    file = Path(config.data_dir) / "medianode.db"
+    if not config.store.url and not file.exists():
+        raise ConfigError(
+            f"no database at {file.resolve()}: pass the daemon's --config, set MEDIANODE__DATA_DIR, or run this where the daemon runs"
+        )
     async with open_database(config.store.url, Path(config.data_dir), secret_file=config.store.secret_file) as database:
         return await use(database)
 
@@ -184,6 +205,14 @@ async def _keys_revoke(arguments: argparse.Namespace, config: Config) -> int:
     return await _with_database(config, use)
 
 
+def _program() -> str:
+    """What to type to run this program again: its name where the PATH finds it, else its path."""
+    name = Path(sys.argv[0])
+    if name.name != "medianode":
+        return f"{sys.executable} -m medianode"
+    return "medianode" if shutil.which("medianode") == str(name.resolve()) else os.path.relpath(name)
+
+
 def _without_password(url: str) -> str:
     password = urlsplit(url).password
     return url.replace(f":{password}@", ":…@") if password else url
@@ -201,11 +230,11 @@ def greeting(config: Config, ready: Ready) -> str:
             "",
             f"  OBS server   rtmp://{host}:{ready.rtmp_port}/{project.slug}",
             f"  stream key   {ingress.stream_key}",
-            f"  try it       medianode push testsrc rtmp://{host}:{ready.rtmp_port}/{project.slug}/{ingress.stream_key}",
+            f"  try it       {_program()} push testsrc rtmp://{host}:{ready.rtmp_port}/{project.slug}/{ingress.stream_key}",
         ]
     if ready.first.admin_key:
         lines += ["", f"  API key      {ready.first.admin_key}   (shown this once; kept in {ready.first.admin_key_file})"]
     else:
-        lines += ["", f"  API key      in {ready.first.admin_key_file}; medianode keys create makes another"]
+        lines += ["", f"  API key      in {ready.first.admin_key_file}; {_program()} keys create makes another"]
     lines += [f"  data         {ready.data_dir.resolve()}", ""]
     return "\n".join(lines)

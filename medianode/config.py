@@ -6,6 +6,8 @@ every key with its default (a test holds it to this file). Durations are seconds
 
 from __future__ import annotations
 
+import difflib
+import re
 import tomllib
 import types
 import typing
@@ -217,4 +219,13 @@ def _plain(kind: Any) -> Any:
 def _readable(message: str) -> str:
     """msgspec says "… - at `$.hls.container`"; operators know the key as hls.container."""
     text, found, where = message.partition(" - at `$.")
-    return f"{where.rstrip('`')}: {text}" if found else message
+    where = where.rstrip("`")
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)
+    if unknown is None:
+        return f"{where}: {text}" if found else message
+    section: Any = Config
+    for part in where.split(".") if found else ():
+        section = typing.get_type_hints(section)[part]
+    near = difflib.get_close_matches(unknown[1], section.__struct_fields__, 1)
+    path = f"{where}.{unknown[1]}" if found else unknown[1]
+    return f"{path}: unknown key" + (f"; did you mean {near[0]}?" if near else f"; known are {', '.join(section.__struct_fields__)}")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -71,7 +72,6 @@ class Daemon:
         self.registry = Registry(self.bus, config.limits)
         self.lag = LoopLag()
         self._database: Database | None = None
-        self._frozen: set[Publication] = set()
         self._stopping = False
 
     @contextlib.asynccontextmanager
@@ -167,10 +167,11 @@ class Daemon:
             log.error("not written while stopping: %s: %s", e.code, e)
 
     def _ingress_deleted(self, event: IngressDeleted) -> None:
+        self.registry.retire_ingress(event.ingress_id)
         self.registry.kick_ingress(event.ingress_id, PeerGone("the ingress was deleted", code="ingress-deleted"))
         room = self.registry.find(event.project_id, event.room)
         if room is not None:
-            room.release(event.identity)
+            room.release(event.identity, event.ingress_id)
 
     async def _warn_of_open_projects(self, projects: Projects) -> None:
         for project in await projects.list():
@@ -214,7 +215,8 @@ class Daemon:
         if clock.now() - self.lag.turned_at > MAX_LAG:
             return f"the loop has not turned for {MAX_LAG:g} s"
         active = [p for p in self.registry.publications if p.active]
-        stalled = self.config.ingress.silence * 3
+        # silent peers are put out by their doors, cameras only after idle_timeout: what stands still longer is ours
+        stalled = max(self.config.ingress.silence * 3, self.config.ws_jpeg.idle_timeout + self.config.ingress.silence * 2)
         if len(active) > 1 and all(clock.now() - p.last_packet_at > stalled for p in active):
             return f"none of {len(active)} live publications has made progress for {stalled:g} s"
         return ""
@@ -293,7 +295,9 @@ def _listen(stack: contextlib.AsyncExitStack, value: str, key: str) -> list[sock
     try:
         return [stack.enter_context(sock) for sock in listen_tcp(host, port)]
     except OSError as e:
-        raise ConfigError(f"{key}: cannot listen on {value}: {e.strerror or e} (medianode doctor tells more)") from None
+        raise ConfigError(
+            f"{key}: cannot listen on {value}: {os.strerror(e.errno) if e.errno else e} (medianode doctor tells more)"
+        ) from None
 
 
 def _room_states(registry: Registry) -> list[telemetry.Sample]:

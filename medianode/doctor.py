@@ -66,6 +66,7 @@ def _ports(config: Config) -> Iterator[Finding]:
     wanted = [("http.listen", config.http.listen), ("rtmp.listen", config.rtmp.listen)]
     if config.rtmp.tls_listen:
         wanted.append(("rtmp.tls_listen", config.rtmp.tls_listen))
+    running = _is_medianode(*split_listen(config.http.listen, "http.listen"))
     for key, value in wanted:
         host, port = split_listen(value, key)
         try:
@@ -73,13 +74,13 @@ def _ports(config: Config) -> Iterator[Finding]:
                 sock.close()
             yield Finding("ok", "port", f"{key} {value} is free")
         except OSError as e:
-            if _is_medianode(host, port) and key == "http.listen":
+            if running:
                 yield Finding("ok", "port", f"{key} {value} is served by a running medianode")
                 continue
             advice = "stop what holds it (ss -ltnp shows it) or set another port"
             if isinstance(e, PermissionError):
                 advice = "ports under 1024 want CAP_NET_BIND_SERVICE (AmbientCapabilities= in the unit)"
-            yield Finding("warn", "port", f"{key} {value}: {e.strerror or e}", f"{advice}; nothing to do if it is medianode itself")
+            yield Finding("warn", "port", f"{key} {value}: {os.strerror(e.errno) if e.errno else e}", advice)
 
 
 def _is_medianode(host: str | None, port: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -58,6 +59,9 @@ def status(error: MedianodeError) -> int:
     return next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
 
 
+_HOST = re.compile(r"(?:[A-Za-z0-9._~-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?")
+
+
 class Origin:
     """Reads requests under the operator's `public_url` and `http.trusted_proxies` (addresses or CIDR networks)."""
 
@@ -70,8 +74,7 @@ class Origin:
         peer = (request.remote or "").removeprefix("::ffff:")
         if not self._is_trusted(peer):
             return peer
-        for hop in reversed(request.headers.get("X-Forwarded-For", "").split(",")):
-            hop = hop.strip()
+        for hop in reversed(_forwarded(request, "For")):
             if hop and not self._is_trusted(hop):
                 return hop
         return peer
@@ -82,10 +85,10 @@ class Origin:
             return self._public
         scheme, host = request.scheme, request.host
         if self._is_trusted((request.remote or "").removeprefix("::ffff:")):
-            forwarded = request.headers.get("X-Forwarded-Proto", scheme).split(",")[-1].strip().lower()
+            forwarded = _forwarded(request, "Proto")[-1].lower()
             scheme = forwarded if forwarded in ("http", "https") else scheme
-            host = request.headers.get("X-Forwarded-Host", host).split(",")[-1].strip() or host
-        if not host or any(c in host for c in "/\\@?#<>\"' "):
+            host = _forwarded(request, "Host")[-1] or host
+        if not _is_host(host):
             raise InvalidRequest(f"Host: expected a host name, got {host[:80]!r}")
         return f"{scheme}://{host}"
 
@@ -100,6 +103,20 @@ class Origin:
         except ValueError:
             return False
         return any(ip in net for net in self._trusted)
+
+
+def _is_host(text: str) -> bool:
+    if not _HOST.fullmatch(text):
+        return False
+    try:
+        return bool(urlsplit(f"//{text}").hostname)
+    except ValueError:  # in brackets, and no IPv6 address
+        return False
+
+
+def _forwarded(request: web.Request, what: str) -> list[str]:
+    """All of X-Forwarded-…: a proxy may add a line of its own (HAProxy does) behind one that the client made up."""
+    return [item.strip() for item in ",".join(request.headers.getall(f"X-Forwarded-{what}", [])).split(",")]
 
 
 def bearer(request: web.Request) -> str | None:

@@ -27,7 +27,9 @@ class Live:
         return State(ingress.state) if life is None else life.state
 
     def error(self, ingress: Ingress) -> str | None:
-        """Why it was lost or failed, in words; None while all is well."""
+        """Why it was lost or failed, in words; None while all is well, and after an end that was no failure."""
+        if self.state(ingress) is State.COMPLETE:
+            return None
         life = self._lives.life(ingress.id)
         return (ingress.error_message or ingress.error_code if life is None else life.message or life.code) or None
 

@@ -137,7 +137,7 @@ class IngressLives:
         self._step(event.ingress_id, Reconnected() if entry.life.phase is Phase.HELD else Connected())
 
     def _active(self, event: PublicationActive) -> None:
-        if self._phase(event.ingress_id) in (Phase.CONNECTED, Phase.HELD, Phase.INACTIVE):
+        if self._phase(event.ingress_id) is Phase.CONNECTED:
             self._step(event.ingress_id, FirstKeyframe())
 
     def _lost(self, event: PublicationLost) -> None:

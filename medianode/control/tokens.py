@@ -95,6 +95,14 @@ def mint(
     return jwt.encode(_claims(project, token, at), project.jwt_secret, algorithm="HS256"), token
 
 
+_REASONS: dict[type[Exception], str] = {
+    jwt.InvalidSignatureError: "signed with another key, or cut short",
+    jwt.InvalidIssuerError: "of another project",
+    jwt.MissingRequiredClaimError: "it says neither who made it nor until when it is good (iss, exp)",
+    jwt.InvalidAlgorithmError: "expected it signed with HS256",
+}
+
+
 def verify(project: Project, text: str, at: float) -> Token:
     """What a token of this project says.
 
@@ -111,7 +119,7 @@ def verify(project: Project, text: str, at: float) -> Token:
             options={"require": ["exp", "iss"], "verify_exp": False, "verify_nbf": False, "verify_iat": False, "verify_aud": False},
         )
     except (jwt.PyJWTError, RecursionError) as e:  # RecursionError: json, on a header of nothing but brackets
-        raise Unauthorized(f"token: not one of this project: {type(e).__name__}") from None
+        raise Unauthorized(f"token: {_REASONS.get(type(e), 'not one of this project, or cut short')}") from None
     expires_at = _instant(claims, "exp")
     if at > expires_at + LEEWAY:
         raise Unauthorized("token: expired", code="token-expired")

@@ -167,7 +167,7 @@ class MjpegDoor:
         started_at = clock.now()
         viewer = Viewer(DOOR, transport, request.writer, _part)
         screen.add(viewer)
-        code = "cancelled"
+        code = "closed"  # by the viewer, which cancels us
         try:
             code = (await viewer.run()).code
         finally:

@@ -16,6 +16,8 @@ from medianode.routing.room import Room
 
 BYTES = telemetry.counter("medianode_bytes_total", "Bytes by door and direction", "door", "direction")
 DROPS = telemetry.counter("medianode_dropped_total", "Packets dropped, by place and cause", "place", "cause")
+STUCK = 10.0
+"""Seconds without a byte read by a player that is over its bound, after which it is put out."""
 _CARRIED = frozenset(
     {
         *(Codec.H264, Codec.HEVC, Codec.AV1, Codec.VP8, Codec.VP9, Codec.AAC, Codec.OPUS, Codec.FLAC, Codec.MP3, Codec.AC3, Codec.EAC3),
@@ -62,16 +64,24 @@ class RtmpPlayer:
         self.stream_id = stream_id
         self.ended = ended
         self.waits = True
+        self._unsent = 0
+        self._read_at = 0.0
         self._closed = False
 
-    def send(self, data: bytes, *, joins: bool) -> None:
+    def send(self, data: bytes, *, joins: bool, now: float) -> None:
         """`joins`: playing may start, or start again, here."""
         if self.waits and not joins:
             return
-        if self._transport.get_write_buffer_size() > self._max_unsent:
-            self.waits = True
+        unsent = self._transport.get_write_buffer_size()
+        if unsent > self._max_unsent:
             DROPS.labels("rtmp-play", "slow-reader").value += 1
+            self.waits = True
+            if not self._unsent or unsent < self._unsent:
+                self._unsent, self._read_at = unsent, now
+            if now - self._read_at > STUCK:
+                self.ended("peer-not-reading")
             return
+        self._unsent = 0
         self.waits = False
         self.write(data)
 
@@ -108,7 +118,7 @@ class Broadcast:
         programme = self.room.programme
         for packet in programme.gop.packets if programme else ():
             if (message := self._message(packet, player.stream_id)) is not None:
-                player.send(message, joins=packet.keyframe and packet.track.is_video)
+                player.send(message, joins=packet.keyframe and packet.track.is_video, now=packet.received_at)
 
     def remove(self, player: RtmpPlayer) -> None:
         self._players = [p for p in self._players if p is not player]
@@ -132,7 +142,7 @@ class Broadcast:
                 messages[player.stream_id] = self._message(packet, player.stream_id)
             message = messages[player.stream_id]
             if message is not None:
-                player.send(message, joins=joins)
+                player.send(message, joins=joins, now=packet.received_at)
 
     def on_gap(self, gap: Gap) -> None:
         for player in self._players:

@@ -20,7 +20,6 @@ from medianode.protocols.rtmp.client import ChallengeReceived, ClientConnection,
 from medianode.protocols.rtmp.messages import PeerClosed
 
 TIMEOUT = 10.0
-MAX_UNSENT = 8 << 20
 _CONFIGURED = frozenset({Codec.H264, Codec.HEVC, Codec.AV1, Codec.VP9, Codec.AAC, Codec.OPUS, Codec.FLAC})
 
 
@@ -44,7 +43,10 @@ class RtmpUrl:
 
 def parse_rtmp_url(text: str) -> RtmpUrl:
     """Raises InvalidRequest."""
-    url = urlsplit(text)
+    try:
+        url = urlsplit(text)
+    except ValueError as e:  # a bracket without its other half
+        raise InvalidRequest(f"expected rtmp://host/app/key or rtmps://…: {e}") from None
     if url.scheme not in ("rtmp", "rtmps") or not url.hostname:
         raise InvalidRequest(f"expected rtmp://host/app/key or rtmps://…, got {url.scheme or text[:20]!r}")
     app, _, name = url.path.lstrip("/").rpartition("/")

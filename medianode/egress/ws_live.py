@@ -90,7 +90,7 @@ class LiveSocketDoor:
         fields = {"door": DOOR, "room": room.name, "peer": peer}
         telemetry.session(log, "playing", **fields)
         started_at = clock.now()
-        code = "cancelled"
+        code = "closed"  # by the viewer, which cancels us
         screen.add(viewer)
         try:
             async with background(self._listen(socket, viewer)):

@@ -17,6 +17,7 @@ from medianode.routing.publication import Publication
 DROPS = telemetry.counter("medianode_dropped_total", "Packets dropped, by place and cause", "place", "cause")
 PENDING_PACKETS = 2048
 """Packets held while the tracks are being decided."""
+PENDING_BYTES = 16 << 20
 BAD_FRAMES = 250
 """So many undecodable frames in a row and the publisher is refused."""
 
@@ -41,6 +42,7 @@ class Assembler:
         self._timeline = Timeline()
         self._streams: dict[tuple[Kind, int], _Stream] = {}
         self._pending: list[Packet] | None = []
+        self._pending_bytes = 0
         self._first_at: float | None = None
         self._bad = 0
 
@@ -155,14 +157,16 @@ class Assembler:
             self._publication.write(packet)
             return
         self._pending.append(packet)
+        self._pending_bytes += len(packet.data)
         kinds = {s.elementary.track.kind for s in self._streams.values() if s.elementary.track}
-        if len(kinds) == 2 or len(self._pending) >= PENDING_PACKETS:
+        if len(kinds) == 2 or len(self._pending) >= PENDING_PACKETS or self._pending_bytes >= PENDING_BYTES:
             self._decide()
         else:
             self.tick(packet.received_at)
 
     def _decide(self) -> None:
         pending, self._pending = self._pending or [], None
+        self._pending_bytes = 0
         tracks = self._tracks()
         if not tracks:
             self._pending = []

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import socket
 import ssl
+from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 from urllib.parse import urlencode
 
 from medianode import clock, telemetry
@@ -19,6 +19,7 @@ from medianode.config import Config
 from medianode.errors import (
     Conflict,
     Forbidden,
+    LimitExceeded,
     MedianodeError,
     NotFound,
     PeerError,
@@ -41,6 +42,7 @@ from medianode.routing.registry import Registry
 from medianode.routing.room import Room
 from medianode.tasks import Gate, TaskSet, accept, readable, report_bug
 
+T = TypeVar("T")
 log = logging.getLogger("medianode.rtmp")
 SESSIONS = telemetry.counter("medianode_sessions_total", "Sessions opened, by door", "door")
 ENDS = telemetry.counter("medianode_session_ends_total", "Sessions ended, by door and code", "door", "code")
@@ -127,8 +129,14 @@ class RtmpDoor:
             ENDS.labels("rtmp", e.code).value += 1
             sock.close()
             return
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.tasks.start(self._connection(sock, peer, tls_only))
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.tasks.start(self._connection(sock, peer, tls_only))
+        except (PeerError, OSError) as e:
+            # decisions of sessions that are gone may still fill the set: that must not end the accept loop
+            ENDS.labels("rtmp", e.code if isinstance(e, PeerError) else "connection-reset").value += 1
+            sock.close()
+            self.gate.leave(peer)
 
     async def _connection(self, sock: socket.socket, peer: str, tls_only: bool) -> None:
         session: RtmpSession | None = None
@@ -164,7 +172,10 @@ class RtmpDoor:
 
 
 class RtmpSession(asyncio.Protocol):
-    """One connection: wire events in, answers out. Decisions that wait (keys) run as a task while reading is paused."""
+    """One connection: wire events in, answers out. Decisions that wait (keys) run as a task while reading is paused, one at a time.
+
+    What the peer sent behind its publish or play, in the same read, waits for the answer too.
+    """
 
     def __init__(self, door: RtmpDoor, peer: str, scheme: str) -> None:
         limits = door.config.limits
@@ -186,7 +197,8 @@ class RtmpSession(asyncio.Protocol):
         self._playing: dict[int, Player] = {}
         self._opened_at = self._heard_at = clock.now()
         self._error: BaseException | None = None
-        self._deciding = 0
+        self._deciding = False
+        self._events: deque[m.ServerEvent] = deque()
         self._rest = door.config.rtmp.read_interval > 0
         self._bytes_in = BYTES.labels(scheme, "in")
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -198,23 +210,32 @@ class RtmpSession(asyncio.Protocol):
         self._door.sessions.add(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._error is not None:
+            return
         self._heard_at = clock.now()
         self._bytes_in.value += len(data)
+        self._guarded(self._received, data)
+
+    def _guarded(self, step: Callable[[T], None], argument: T) -> None:
+        """The edge of the session: guard's duty, in a callback."""
         try:
-            try:
-                self._rtmp.receive_data(data)
-            finally:
-                for event in self._rtmp.events():
-                    self._handle(event)
-            self._flush()
-            if self._publishing and self._rest and not self._deciding and self.transport is not None:
-                self.transport.pause_reading()
-                self._door.rest(self)
+            step(argument)
         except MedianodeError as e:
             self.fail(e)
-        except Exception as e:  # noqa: BLE001 - the edge of the session: guard's duty, in a callback
+        except Exception as e:  # noqa: BLE001 - a bug is kept to its session
             report_bug("rtmp", e)
             self.fail(PeerGone("internal error", code="internal"))
+
+    def _received(self, data: bytes) -> None:
+        try:
+            self._rtmp.receive_data(data)
+        finally:
+            self._events.extend(self._rtmp.events())
+            self._handle_events(None)
+        self._flush()
+        if self._publishing and self._rest and not self._deciding and self.transport is not None:
+            self.transport.pause_reading()
+            self._door.rest(self)
 
     def resume(self) -> None:
         if self.transport is not None and not self.transport.is_closing() and not self._deciding:
@@ -228,6 +249,9 @@ class RtmpSession(asyncio.Protocol):
         self._door.sessions.discard(self)
         error = self._error or exc
         code = error.code if isinstance(error, MedianodeError) else "connection-reset" if exc else "closed"
+        self._events.clear()
+        if not self.closed.done():
+            self.closed.set_result(None)
         for stream_id in tuple(self._publishing):
             self._unpublish(stream_id, code, str(error or ""), failed=error is not None and code not in ("takeover", "shutdown"))
         for player in self._playing.values():
@@ -244,25 +268,29 @@ class RtmpSession(asyncio.Protocol):
                 "bytes": self._rtmp.bytes_received,
             }
             log.log(level, "closed", extra={"fields": fields})
-        if not self.closed.done():
-            self.closed.set_result(None)
 
     # life
 
     def tick(self, now: float) -> None:
-        """Twice a second: handshakes that take too long, publishers that fell silent, track decisions."""
-        if self._error is not None:
-            return
+        """Twice a second: handshakes that take too long, publishers that fell silent, answers that nobody reads, track decisions."""
+        if self._error is None:
+            self._guarded(self._tick, now)
+
+    def _tick(self, now: float) -> None:
         silence = now - self._heard_at
+        # of media a player may leave its own bound unread, and one message over it
+        limits = self._door.config.limits
+        unsent = MAX_UNSENT + (limits.reader_bytes + limits.rtmp_message_bytes if self._playing else 0)
+        if self.transport is not None and self.transport.get_write_buffer_size() > unsent:
+            self.fail(PeerTimeout("answers are not being read", code="peer-not-reading"))
+            return
         if self._publishing:
             for state in self._publishing.values():
                 state.assembler.tick(now)
             if silence >= self._door.config.ingress.silence - TICK:
                 self.fail(PeerTimeout(f"the encoder sent nothing for {silence:.1f} s", code="publisher-silent"))
-        elif not self._playing and not self._deciding and now - self._opened_at > self._door.config.limits.handshake_timeout:
+        elif not self._playing and not self._deciding and now - self._opened_at > limits.handshake_timeout:
             self.fail(PeerTimeout("neither publish nor play in time", code="handshake-timeout"))
-        elif self.transport is not None and self.transport.get_write_buffer_size() > MAX_UNSENT and not self._playing:
-            self.fail(PeerTimeout("answers are not being read", code="peer-not-reading"))
 
     def fail(self, error: MedianodeError) -> None:
         """End the session: what is to be said is said, then the socket closes."""
@@ -291,6 +319,15 @@ class RtmpSession(asyncio.Protocol):
 
     # events
 
+    def _handle_events(self, _: None) -> None:
+        """In order, up to one that has to be decided; the others wait for the answer."""
+        while self._events and not self._deciding and self._error is None:
+            self._handle(self._events.popleft())
+
+    def _given_up(self, event: m.Publish | m.Play) -> bool:
+        """The peer closed the stream in the same breath: its state is another's by now."""
+        return any(isinstance(e, m.Unpublish | m.StopPlay) and e.stream_id == event.stream_id for e in self._events)
+
     def _handle(self, event: m.ServerEvent) -> None:
         if type(event) is m.Media:
             state = self._publishing.get(event.stream_id)
@@ -299,9 +336,11 @@ class RtmpSession(asyncio.Protocol):
         elif isinstance(event, m.Connect):
             self._on_connect(event)
         elif isinstance(event, m.Publish):
-            self._decide(self._on_publish(event))
+            if not self._given_up(event):
+                self._decide(self._on_publish(event))
         elif isinstance(event, m.Play):
-            self._decide(self._on_play(event))
+            if not self._given_up(event):
+                self._decide(self._on_play(event))
         elif isinstance(event, m.Unpublish):
             self._unpublish(event.stream_id, "closed" if event.why == "eof" else "unpublished", failed=False)
         elif isinstance(event, m.StopPlay):
@@ -330,7 +369,7 @@ class RtmpSession(asyncio.Protocol):
         self._connect = event
         SESSIONS.labels(self._scheme).value += 1
         telemetry.session(
-            log, "opened", peer=self._peer, door=self._scheme, app=event.app[:80], agent=str(event.params.get("flashVer", ""))[:40]
+            log, "opened", peer=self._peer, door=self._scheme, app=self._app()[:80], agent=str(event.params.get("flashVer", ""))[:40]
         )
         query = event.query
         if not (adobe.is_adobe(query) or event.app.endswith("/" + AUTH_APP)) or "response" in query:
@@ -349,8 +388,13 @@ class RtmpSession(asyncio.Protocol):
     def _decide(self, decision: Coroutine[Any, Any, None]) -> None:
         assert self.transport is not None
         self.transport.pause_reading()
-        self._deciding += 1
-        self._door.tasks.start(self._decided(decision))
+        self._deciding = True
+        try:
+            self._door.tasks.start(self._decided(decision))
+        except LimitExceeded:
+            decision.close()
+            self._deciding = False
+            raise
 
     async def _decided(self, decision: Coroutine[Any, Any, None]) -> None:
         assert self.transport is not None
@@ -359,11 +403,12 @@ class RtmpSession(asyncio.Protocol):
         except MedianodeError as e:
             self.fail(e)
         finally:
-            self._deciding -= 1
+            self._deciding = False
             if not self.transport.is_closing():
-                self._flush()
                 self._heard_at = clock.now()
-                with contextlib.suppress(RuntimeError):  # uvloop: not paused, where a second event came in the same read
+                self._guarded(self._handle_events, None)
+                self._flush()
+                if not self._deciding and not self.transport.is_closing():
                     self.transport.resume_reading()
 
     def _app(self) -> str:
@@ -413,7 +458,11 @@ class RtmpSession(asyncio.Protocol):
             self._rtmp.end_play(event.stream_id)
             self.fail(PeerGone("the stream ended", code=cause))
 
-        self._playing[event.stream_id] = self._door.desk.play(room, event.stream_id, self.transport, ended)
+        try:
+            self._playing[event.stream_id] = self._door.desk.play(room, event.stream_id, self.transport, ended)
+        except PeerError as e:
+            self._rtmp.end_play(event.stream_id, e.message)
+            raise
         telemetry.session(log, "playing", peer=self._peer, door=self._scheme, room=room.name)
 
     def _unpublish(self, stream_id: int, code: str, message: str = "", *, failed: bool) -> None:

@@ -309,7 +309,9 @@ class CameraDoor:
         except MedianodeError as e:
             close = close_of(e)
             ENDS.labels(DOOR, str(close.code)).value += 1
-            log.info("refused", extra={"fields": {"door": DOOR, "peer": peer, "code": close.code, "error": e.code, "reason": e.message}})
+            asked = {"app": request.query.get("app", "")[:64], "room": request.query.get("room", "")[:64]}
+            fields = {"door": DOOR, "peer": peer, **asked, "code": close.code, "error": e.code, "reason": e.message}
+            log.info("refused", extra={"fields": fields})
             await self._refuse(socket, close)
             return socket
         self.cameras += 1

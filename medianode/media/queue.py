@@ -32,13 +32,25 @@ class Bounds(NamedTuple):
 
 
 class PacketQueue:
-    __slots__ = ("_bounds", "_gap_cause", "_items", "_policy", "_unreported", "_waits", "delivered", "dropped", "nbytes", "pushed")
+    __slots__ = (
+        "_bounds",
+        "_gap_cause",
+        "_has_video",
+        "_items",
+        "_policy",
+        "_unreported",
+        "_waits",
+        "delivered",
+        "dropped",
+        "nbytes",
+        "pushed",
+    )
 
     def __init__(self, policy: Policy, bounds: Bounds, *, has_video: bool) -> None:
         self._policy = policy
         self._bounds = bounds
         self._items: deque[Packet] = deque()
-        self._waits = has_video
+        self._has_video = self._waits = has_video
         self._gap_cause = ""
         self._unreported = 0
         self.nbytes = 0
@@ -69,7 +81,7 @@ class PacketQueue:
 
     def push_gap(self, gap: Gap, *, has_video: bool) -> None:
         """The source broke: what is queued stays, and the reader gets the Gap behind it, video from the next key frame."""
-        self._waits = has_video
+        self._has_video = self._waits = has_video
         self._gap_cause = gap.cause
         self._unreported += gap.dropped
         if not self._items:
@@ -107,7 +119,6 @@ class PacketQueue:
             self.nbytes -= len(packet.data)
             self._drop(1)
             raise SlowConsumer(f"reader holds {len(self._items)} packets, {self.nbytes} bytes, {self.seconds:.1f} s: over its bound")
-        has_video = any(p.track.is_video for p in self._items)
         newest = next((i for i in range(len(self._items) - 1, 0, -1) if self._items[i].keyframe and self._items[i].track.is_video), 0)
         self._gap_cause = "slow-reader"
         if newest:
@@ -117,7 +128,7 @@ class PacketQueue:
             if not self._over():
                 return
         self._clear()
-        self._waits = has_video
+        self._waits = self._has_video
 
     def _clear(self) -> None:
         if self._items:

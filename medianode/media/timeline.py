@@ -141,11 +141,12 @@ class AudioClock:
     `tolerance` is the number of seconds a stamp may differ from the count of samples before the count is re-anchored.
     """
 
-    __slots__ = ("_next", "_rate", "_tolerance", "anchors")
+    __slots__ = ("_last", "_next", "_rate", "_tolerance", "anchors")
 
     def __init__(self, rate: int, tolerance: float = 0.1) -> None:
         self._rate = rate
         self._tolerance = int(rate * tolerance)
+        self._last = -(1 << 62)
         self._next: int | None = None
         self.anchors = 0
 
@@ -157,11 +158,13 @@ class AudioClock:
         """The pts, in samples, of a frame of `samples` samples stamped `ms`. Never goes back."""
         ideal = ms * self._rate // 1000
         if self._next is None:
-            pts = ideal
+            pts = max(ideal, self._last + 1)
         elif abs(ideal - self._next) <= self._tolerance:
             pts = self._next
         else:
-            pts = max(ideal, self._next)
+            # a sound card faster than the clock of the stamps: the count must not run away from the picture, nor stand still
+            pts = max(ideal, self._last + max(1, samples // 4))
             self.anchors += 1
+        self._last = pts
         self._next = pts + samples
         return pts

@@ -53,7 +53,10 @@ class Health:
 
 
 class Publication:
-    """Made by Room.publish; written by its door; ended by `end`. `kick` asks the door to go (takeover, deletion)."""
+    """Made by Room.publish; written by its door; ended by `end`. `kick` asks the door to go (takeover, deletion).
+
+    `resumes`: it came back within a hold, or took over what was active; players wait for it.
+    """
 
     def __init__(self, grant: PublishGrant, door: str, peer: str, kick: Callable[[MedianodeError], None], gop: GopCache) -> None:
         self.grant = grant
@@ -68,6 +71,7 @@ class Publication:
         self.opened_wallclock = clock.wallclock()
         self.last_packet_at = self.opened_at
         self.active_at = 0.0
+        self.resumes = False
         self.ended = False
         self.on_active: Callable[[Publication], None] | None = None
         self.on_keyframe_wanted: Callable[[], None] | None = None

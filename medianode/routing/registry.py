@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterator
 
 from medianode.auth import PublishGrant
 from medianode.config import Limits
-from medianode.errors import LimitExceeded, MedianodeError, NotFound
+from medianode.errors import LimitExceeded, MedianodeError, NotFound, Unauthorized
 from medianode.events import Bus
 from medianode.routing.publication import Publication
 from medianode.routing.room import Room
+
+DELETED = 4096
+"""Ingresses deleted last that are remembered: a grant may have been given while the deletion ran. Their ids are never used again."""
 
 
 class Registry:
@@ -17,6 +20,7 @@ class Registry:
         self.bus = bus
         self.limits = limits
         self._rooms: dict[tuple[str, str], Room] = {}
+        self._deleted: dict[str, None] = {}
 
     def __iter__(self) -> Iterator[Room]:
         return iter(tuple(self._rooms.values()))
@@ -41,9 +45,12 @@ class Registry:
 
     def publish(self, grant: PublishGrant, door: str, peer: str, kick: Callable[[MedianodeError], None]) -> tuple[Room, Publication]:
         """Open a publication. Raises Conflict (somebody else holds it) or LimitExceeded."""
-        if len(self.publications) >= self.limits.publications:
-            raise LimitExceeded(f"the node has {self.limits.publications} publications already", code="node-full")
+        if grant.ingress_id is not None and grant.ingress_id in self._deleted:
+            raise Unauthorized("publish: the ingress was deleted")
         room = self._rooms.get((grant.project_id, grant.room))
+        replaces = room is not None and grant.identity in room.publications
+        if not replaces and len(self.publications) >= self.limits.publications:
+            raise LimitExceeded(f"the node has {self.limits.publications} publications already", code="node-full")
         if room is None:
             if len(self._rooms) >= self.limits.rooms:
                 raise LimitExceeded(f"the node has {self.limits.rooms} rooms already", code="node-full")
@@ -60,6 +67,12 @@ class Registry:
                     publication.kick(error)
                     return True
         return False
+
+    def retire_ingress(self, ingress_id: str) -> None:
+        """Deleted: nothing is opened for it any more, also not by a grant that is on its way."""
+        self._deleted[ingress_id] = None
+        if len(self._deleted) > DELETED:
+            del self._deleted[next(iter(self._deleted))]
 
     def _forget(self, room: Room) -> None:
         if self._rooms.get((room.project_id, room.name)) is room:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import TypeVar
 
 from medianode import clock
 from medianode.auth import PublishGrant, Takeover
@@ -15,7 +16,9 @@ from medianode.media.track import Track
 from medianode.routing.feed import Sink
 from medianode.routing.programme import pick_programme
 from medianode.routing.publication import Publication
+from medianode.tasks import report_bug
 
+T = TypeVar("T")
 TAKEOVER_SILENCE = 2.0
 """Seconds without a packet after which another encoder with the same key may take over even under the policy `reject`."""
 
@@ -56,10 +59,18 @@ class Room:
                 raise Conflict(f"{grant.identity!r} publishes here already, last packet {silent:.1f} s ago", code="already-publishing")
             self._finish(old, "takeover")
             old.kick(PeerGone("another encoder with the same key took over", code="takeover"))
+            if old.grant.ingress_id != grant.ingress_id:
+                # two ingresses may share an identity: the one put out learns of it
+                lost = _lost(old.grant, "takeover")
+                self._bus.publish(lost)
+                self._ended(lost)
         held = self._holds.pop(grant.identity, None)
         if held is not None:
             held[0].cancel()
+            if held[1].ingress_id != grant.ingress_id:
+                self._ended(held[1])
         publication = Publication(grant, door, peer, kick, GopCache(*self._gop_limits))
+        publication.resumes = held is not None or (old is not None and (old.active or old.resumes))
         publication.on_active = self._activated
         self.publications[grant.identity] = publication
         self._bus.publish(
@@ -73,17 +84,9 @@ class Room:
             return
         self._finish(publication, cause)
         grant = publication.grant
-        lost = PublicationLost(
-            project_id=self.project_id,
-            room=self.name,
-            identity=grant.identity,
-            ingress_id=grant.ingress_id,
-            cause=cause,
-            message=message,
-            failure=failed,
-        )
+        lost = _lost(grant, cause, message, failed=failed)
         self._bus.publish(lost)
-        hold = 0.0 if final or not publication.active else grant.hold
+        hold = grant.hold if not final and (publication.active or publication.resumes) else 0.0
         if hold > 0:
             timer = asyncio.get_running_loop().call_later(hold, self._hold_expired, grant.identity)
             self._holds[grant.identity] = (timer, lost)
@@ -91,9 +94,9 @@ class Room:
             self._ended(lost)
         self._settle()
 
-    def release(self, identity: str) -> None:
-        """End the hold of this identity now: its ingress is gone."""
-        if identity in self._holds:
+    def release(self, identity: str, ingress_id: str | None = None) -> None:
+        """End the hold of this identity now: its ingress is gone. `ingress_id`: only where the hold is that one's."""
+        if identity in self._holds and ingress_id in (None, self._holds[identity][1].ingress_id):
             self._holds[identity][0].cancel()
             self._hold_expired(identity)
 
@@ -128,6 +131,7 @@ class Room:
 
     def _finish(self, publication: Publication, cause: str) -> None:
         publication.ended = True
+        publication.on_active = None  # what its door may still write is no news
         identity = publication.grant.identity
         if self.publications.get(identity) is publication:
             del self.publications[identity]
@@ -143,7 +147,7 @@ class Room:
         if old is not None:
             for sink in self._sinks:
                 old.detach(sink)
-                sink.on_gap(Gap("takeover" if new or cause == "takeover" else "publisher-gap"))
+                self._tell(sink, sink.on_gap, Gap("takeover" if new or cause == "takeover" else "publisher-gap"))
         if new is None:
             return
         if not self.on_air:
@@ -153,6 +157,13 @@ class Room:
         for sink in tuple(self._sinks):
             if sink not in new.sinks:
                 new.attach(sink)
+
+    def _tell(self, sink: Sink, method: Callable[[T], None], argument: T) -> None:
+        try:
+            method(argument)
+        except Exception as e:  # noqa: BLE001 - a reader's bug must not reach the publisher or the other readers
+            report_bug("sink", e)
+            self._sinks = [s for s in self._sinks if s is not sink]
 
     def _hold_expired(self, identity: str) -> None:
         _, lost = self._holds.pop(identity)
@@ -174,7 +185,19 @@ class Room:
             self.on_air = False
             sinks, self._sinks = self._sinks, []
             for sink in sinks:
-                sink.on_end("stream-ended")
+                self._tell(sink, sink.on_end, "stream-ended")
             self._bus.publish(RoomEnded(project_id=self.project_id, room=self.name))
         if not self._sinks:
             self._on_idle(self)
+
+
+def _lost(grant: PublishGrant, cause: str, message: str = "", *, failed: bool = False) -> PublicationLost:
+    return PublicationLost(
+        project_id=grant.project_id,
+        room=grant.room,
+        identity=grant.identity,
+        ingress_id=grant.ingress_id,
+        cause=cause,
+        message=message,
+        failure=failed,
+    )

@@ -44,7 +44,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[hls]\ncontainre = 'ts'\n", "hls"),
+        ("[hls]\ncontainre = 'ts'\n", r"hls\.containre: unknown key; did you mean container\?"),
         ("[hls]\ncontainer = 'mkv'\n", "hls.container"),
         ("[limits]\nrooms = 0\n", "limits.rooms"),
         ("[limits]\nrooms = 'many'\n", "limits.rooms"),

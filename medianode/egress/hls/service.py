@@ -28,8 +28,9 @@ from medianode.routing.registry import Registry
 
 FIRST_SEGMENT_WAIT = 10.0
 """Seconds that a player who comes before the first segment is kept waiting."""
-VERDICT_SECONDS, VERDICTS = 5.0, 10_000
-"""How long and how many verdicts of the gatekeeper are remembered: a plain player asks once a second."""
+VERDICT_SECONDS, VERDICTS, VERDICT_LENGTH = 5.0, 10_000, 2048
+"""How long and how many verdicts of the gatekeeper are remembered, for tokens of how many characters: a plain player asks once a second."""
+TOKEN_LENGTH = 8192
 AAC_BANDWIDTH = 160_000
 """Bits per second allowed for the sound of the variant `aac` before it has been made."""
 
@@ -146,6 +147,9 @@ class HlsService:
     async def _read(self, request: web.Request) -> ReadGrant:
         app, room = request.match_info["app"], request.match_info["room"]
         token = request.query.get("token") if request.query_string else None
+        if token is not None and len(token) > TOKEN_LENGTH:
+            # it is repeated behind every URI of a playlist
+            raise InvalidRequest(f"token: expected up to {TOKEN_LENGTH} characters, got {len(token)}")
         authorization = bearer(request) if hdrs.AUTHORIZATION in request.headers else None
         key, now = (app, room, token, authorization), clock.now()
         known = self._verdicts.get(key)
@@ -157,6 +161,8 @@ class HlsService:
             until = min(until, now + grant.expires_at - clock.wallclock())
         if grant.audio_only:
             raise Forbidden("this token opens sound only, and HLS carries the picture with it", code="audio-only")
+        if len(token or "") + len(authorization or "") > VERDICT_LENGTH:
+            return grant
         if len(self._verdicts) >= VERDICTS:
             self._verdicts.clear()
         self._verdicts[key] = (until, grant)
