@@ -18,7 +18,7 @@ from aiohttp import web
 
 from medianode import clock, telemetry
 from medianode.api import Api, Ports
-from medianode.auth import FailedLogins
+from medianode.auth import FailedLogins, Gatekeeper, Permission
 from medianode.certificate import Certificate, open_certificate
 from medianode.config import Config, split_listen
 from medianode.control.first_start import FirstStart, first_start
@@ -32,15 +32,16 @@ from medianode.egress.mjpeg import MjpegDoor
 from medianode.egress.rtmp_play import RtmpPlayDesk
 from medianode.egress.screen import Screens
 from medianode.egress.ws_live import LiveSocketDoor
-from medianode.errors import ConfigError, PeerGone, StorageError
+from medianode.errors import ConfigError, MedianodeError, PeerGone, StorageError
 from medianode.events import Bus, IngressDeleted
 from medianode.ingress.rtmp import RtmpDoor
 from medianode.ingress.ws_jpeg import CameraDoor
 from medianode.life import LoopLag, Notifier, feed_watchdog, register_process_metrics
 from medianode.listener import HttpListener
-from medianode.origin import Origin
+from medianode.origin import Origin, media_error
 from medianode.routing.publication import Publication
 from medianode.routing.registry import Registry
+from medianode.routing.subscription import Subscription
 from medianode.store.database import Database, open_database
 from medianode.tasks import background, listen_tcp
 from medianode.transcode.renditions import Renditions
@@ -72,6 +73,8 @@ class Daemon:
         self.registry = Registry(self.bus, config.limits)
         self.lag = LoopLag()
         self._database: Database | None = None
+        self._gatekeeper: Gatekeeper | None = None
+        self._origin = Origin(config.public_url, config.http.trusted_proxies)
         self._stopping = False
 
     @contextlib.asynccontextmanager
@@ -94,11 +97,11 @@ class Daemon:
             lives = IngressLives(database, self.bus)
             await lives.recover()
             failed = FailedLogins(limits.failed_logins_per_minute)
-            gatekeeper = HouseGatekeeper(projects, keys, ingresses, failed, hold=config.ingress.hold)
+            self._gatekeeper = gatekeeper = HouseGatekeeper(projects, keys, ingresses, failed, hold=config.ingress.hold)
             self.bus.subscribe(IngressDeleted, self._ingress_deleted)
             await self._warn_of_open_projects(projects)
 
-            origin = Origin(config.public_url, config.http.trusted_proxies)
+            origin = self._origin
             ports = Ports(rtmp=rtmp[0].getsockname()[1], rtmps=rtmps[0].getsockname()[1] if rtmps else 0)
             renditions = await stack.enter_async_context(Renditions(limits, config.mjpeg, config.hls))
             hls = HlsService(self.registry, self.bus, gatekeeper, renditions, config, origin)
@@ -120,7 +123,7 @@ class Daemon:
             ):
                 app.add_routes(component.routes())
 
-            self._register_metrics()
+            self._register_metrics(renditions)
             notifier = Notifier()
             services = (
                 self.lag.serve(),
@@ -240,11 +243,28 @@ class Daemon:
         return web.json_response({"status": why or "ready"}, status=503 if why else 200, headers={"Cache-Control": "no-store"})
 
     async def _metrics(self, request: web.Request) -> web.Response:
+        # Prometheus on the same machine needs no key; from elsewhere one with `live`: names of rooms and identities are in here
+        source = self._origin.source(request)
+        if source not in ("127.0.0.1", "::1") or "X-Forwarded-For" in request.headers:
+            try:
+                assert self._gatekeeper is not None
+                await self._gatekeeper.control(request.headers.get("Authorization"), Permission.LIVE, source=source)
+            except MedianodeError as e:
+                return media_error(e, {})
         return web.Response(body=telemetry.exposition(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
-    def _register_metrics(self) -> None:
+    def _register_metrics(self, renditions: Renditions) -> None:
         register_process_metrics()
         registry = self.registry
+        telemetry.gauge(
+            "medianode_queue_packets",
+            "Packets waiting in the queues of one kind, all together",
+            "queue",
+            read=lambda: [
+                (("renditions",), sum(r.queued for r in renditions.all)),
+                (("readers",), sum(s.queued for p in registry.publications for s in p.sinks if isinstance(s, Subscription))),
+            ],
+        )
         telemetry.gauge("medianode_rooms", "Rooms by state", "state", read=lambda: _room_states(registry))
         telemetry.gauge(
             "medianode_publications", "Publications by door", "door", read=lambda: _count(p.door for p in registry.publications)

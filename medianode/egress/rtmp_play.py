@@ -114,8 +114,10 @@ class Broadcast:
             self.room.attach(self)
             return
         self._players = [*self._players, player]
-        self._open(player)
         programme = self.room.programme
+        keyframe = programme.gop.keyframe if programme else None
+        # headers are stamped like the oldest packet that follows them
+        self._open(player, self._last_ms if keyframe is None else self._stamp(keyframe))
         for packet in programme.gop.packets if programme else ():
             if (message := self._message(packet, player.stream_id)) is not None:
                 player.send(message, joins=packet.keyframe and packet.track.is_video, now=packet.received_at)
@@ -132,7 +134,7 @@ class Broadcast:
         self._video = next((t for t in carried if t.is_video), None)
         self._audio = next((t for t in carried if not t.is_video), None)
         for player in self._players:
-            self._open(player)
+            self._open(player, self._last_ms)
 
     def on_packet(self, packet: Packet) -> None:
         messages: dict[int, bytes | None] = {}
@@ -153,12 +155,11 @@ class Broadcast:
         for player in tuple(self._players):
             player.ended(cause)
 
-    def _open(self, player: RtmpPlayer) -> None:
+    def _open(self, player: RtmpPlayer, stamp: int) -> None:
         """onMetaData and the sequence headers: a player that joins, or tracks that changed."""
         player.waits = True
         if self._video is None and self._audio is None:
             return
-        stamp = self._last_ms
         player.write(m.chunk_data(stamp, encode_amf0("onMetaData", self._metadata()), player.stream_id))
         for track in (self._video, self._audio):
             if track is not None and track.codec in _CONFIGURED:
@@ -173,15 +174,18 @@ class Broadcast:
             data |= {"audiosamplerate": float(self._audio.sample_rate), "audiochannels": float(self._audio.channels)}
         return data
 
+    def _stamp(self, packet: Packet) -> int:
+        seconds = packet.dts / packet.track.clock_rate
+        if self._origin is None:
+            # after a gap the new timeline is laid behind the old one: players hate stamps that go back
+            self._origin = seconds - self._last_ms / 1000
+        return max(0, round((seconds - self._origin) * 1000))
+
     def _message(self, packet: Packet, stream_id: int) -> bytes | None:
         track = packet.track
         if track is not self._video and track is not self._audio:
             return None
-        seconds = packet.dts / track.clock_rate
-        if self._origin is None:
-            # after a gap the new timeline is laid behind the old one: players hate stamps that go back
-            self._origin = seconds - self._last_ms / 1000
-        ms = max(0, round((seconds - self._origin) * 1000))
+        ms = self._stamp(packet)
         self._last_ms = max(self._last_ms, ms)
         if track.is_video:
             composition = round((packet.pts - packet.dts) * 1000 / track.clock_rate)

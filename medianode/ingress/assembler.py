@@ -66,8 +66,6 @@ class Assembler:
         stream = self._stream(codec, track_id)
         try:
             unit = stream.elementary.unit(data)
-        except LimitExceeded:
-            raise
         except ProtocolError as e:
             self.bad_frame(e)
             return

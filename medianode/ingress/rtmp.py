@@ -91,6 +91,8 @@ class RtmpDoor:
         self.challenge_secret = secrets.token_bytes(32)
         self.sessions: set[RtmpSession] = set()
         self._resting: list[RtmpSession] = []
+        self._told_at = -1.0
+        self._untold = 0
         self.gate = Gate(config.limits.tcp_connections, config.limits.tcp_connections_per_peer)
         self.tasks = TaskSet("rtmp", config.limits.tcp_connections * 2)
         telemetry.gauge("medianode_rtmp_connections", "Open RTMP connections", read=lambda: [((), self.gate.total)])
@@ -157,11 +159,26 @@ class RtmpDoor:
             # never got as far as RTMP: port scanners, wrong protocols, clients that refuse our certificate
             code = e.code if isinstance(e, PeerError) else "tls-failed"
             ENDS.labels("rtmp", code).value += 1
-            log.debug("%s: %s: %s", peer, code, e)
+            hint = (
+                "; the encoder must trust the node's certificate (start page), or the node be given a real one"
+                if code == "tls-failed"
+                else ""
+            )
+            self.turned_away(peer, code, f"{e}{hint}")
         finally:
             if session is None or session.transport is None:
                 sock.close()
             self.gate.leave(peer)
+
+    def turned_away(self, peer: str, code: str, reason: str) -> None:
+        """One line a second at most for all who never got as far as `connect`; how many went untold stands in the next."""
+        now = clock.now()
+        if now - self._told_at < 1.0:
+            self._untold += 1
+            return
+        fields = {"peer": peer, "code": code, "reason": reason, "untold": self._untold}
+        log.info("turned away", extra={"fields": fields})
+        self._told_at, self._untold = now, 0
 
     async def _tick(self) -> None:
         while True:
@@ -186,6 +203,7 @@ class RtmpSession(asyncio.Protocol):
             random=secrets.token_bytes,
             max_message_bytes=limits.rtmp_message_bytes,
             max_partial_bytes=limits.rtmp_pending_bytes,
+            max_early_bytes=limits.rtmp_early_bytes,
             max_chunk_streams=limits.rtmp_chunk_streams,
             max_streams=limits.rtmp_message_streams,
             max_amf_depth=limits.amf_depth,
@@ -198,6 +216,7 @@ class RtmpSession(asyncio.Protocol):
         self._opened_at = self._heard_at = clock.now()
         self._error: BaseException | None = None
         self._deciding = False
+        self._ended_by_peer = False
         self._events: deque[m.ServerEvent] = deque()
         self._rest = door.config.rtmp.read_interval > 0
         self._bytes_in = BYTES.labels(scheme, "in")
@@ -248,7 +267,9 @@ class RtmpSession(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._door.sessions.discard(self)
         error = self._error or exc
-        code = error.code if isinstance(error, MedianodeError) else "connection-reset" if exc else "closed"
+        # FFmpeg's goodbye over TLS ends in a broken pipe: with nothing open any more that is an ordinary end
+        reset = exc is not None and (self._publishing or self._playing or not self._ended_by_peer)
+        code = error.code if isinstance(error, MedianodeError) else "connection-reset" if reset else "closed"
         self._events.clear()
         if not self.closed.done():
             self.closed.set_result(None)
@@ -257,17 +278,12 @@ class RtmpSession(asyncio.Protocol):
         for player in self._playing.values():
             player.close()
         ENDS.labels(self._scheme, code).value += 1
-        level = logging.INFO if self._connect else logging.DEBUG
-        if log.isEnabledFor(level):
-            fields = {
-                "peer": self._peer,
-                "door": self._scheme,
-                "code": code,
-                "reason": str(error or ""),
-                "seconds": clock.now() - self._opened_at,
-                "bytes": self._rtmp.bytes_received,
-            }
-            log.log(level, "closed", extra={"fields": fields})
+        reason = str(error or "") if code != "closed" else ""
+        if self._connect is None:
+            self._door.turned_away(self._peer, code, reason)
+            return
+        told = {"peer": self._peer, "door": self._scheme, "code": code, "reason": reason, "seconds": clock.now() - self._opened_at}
+        telemetry.session(log, "closed", **told, bytes=self._rtmp.bytes_received)
 
     # life
 
@@ -287,6 +303,11 @@ class RtmpSession(asyncio.Protocol):
         if self._publishing:
             for state in self._publishing.values():
                 state.assembler.tick(now)
+                waited = now - state.publication.opened_at
+                if not state.publication.active and waited > limits.first_media_timeout:
+                    why = state.publication.health.last_error or "none came"
+                    self.fail(PeerTimeout(f"no media that could be shown in {waited:.0f} s: {why}", code="no-media"))
+                    return
             if silence >= self._door.config.ingress.silence - TICK:
                 self.fail(PeerTimeout(f"the encoder sent nothing for {silence:.1f} s", code="publisher-silent"))
         elif not self._playing and not self._deciding and now - self._opened_at > limits.handshake_timeout:
@@ -342,8 +363,10 @@ class RtmpSession(asyncio.Protocol):
             if not self._given_up(event):
                 self._decide(self._on_play(event))
         elif isinstance(event, m.Unpublish):
+            self._ended_by_peer = True
             self._unpublish(event.stream_id, "closed" if event.why == "eof" else "unpublished", failed=False)
         elif isinstance(event, m.StopPlay):
+            self._ended_by_peer = True
             player = self._playing.pop(event.stream_id, None)
             if player is not None:
                 player.close()

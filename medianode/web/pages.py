@@ -26,6 +26,8 @@ from medianode.web.assets import STATIC, Assets
 Handler = Callable[["Pages", web.Request], Awaitable[web.StreamResponse]]
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,119}")
+_MACHINES = frozenset({"v1", "api", "hls", "live", "ingest", "ingress", "metrics", "static", "healthz", "readyz"})
+"""First parts of paths that programs ask for: errors there are not pages."""
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; media-src 'self' blob:; "
     "worker-src 'self' blob:; manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors {ancestors}"
@@ -57,6 +59,26 @@ def _readable(handler: Handler) -> Handler:
             return self.error_page(request, e)
 
     return wrapped
+
+
+class _PeopleResource(web.DynamicResource):
+    """Matches where a browser opens an address, and nothing else: so other components keep their own 404 and 405."""
+
+    async def resolve(self, request: web.Request) -> tuple[web.UrlMappingMatchInfo | None, set[str]]:
+        first = request.path.split("/", 2)[1]
+        if request.method != "GET" or first in _MACHINES or "text/html" not in request.headers.get("Accept", ""):
+            return None, set()
+        found, _ = await super().resolve(request)
+        return found, set()
+
+
+class _PeopleRoute(web.RouteDef):
+    """Must be registered last."""
+
+    def register(self, router: web.UrlDispatcher) -> list[web.AbstractRoute]:
+        resource = _PeopleResource(self.path)
+        router.register_resource(resource)
+        return [resource.add_route(self.method, self.handler)]
 
 
 class Pages:
@@ -96,6 +118,7 @@ class Pages:
             web.get("/embed/{app}/{room}", self.embed),
             web.get("/certificate.pem", self.certificate),
             web.get("/static/{name:.+}", self.assets.serve),
+            _PeopleRoute("GET", "/{path:.*}", self.lost, {}),
         ]
 
     @_readable
@@ -130,8 +153,13 @@ class Pages:
         pem = self._certificate()
         if not pem:
             raise NotFound("no certificate to download: expected a self-made one, got one that clients trust already")
-        disposition = 'attachment; filename="medianode.pem"'
+        disposition = 'attachment; filename="certificate.pem"'
         return web.Response(body=pem, content_type="application/x-pem-file", headers={**_HEADERS, "Content-Disposition": disposition})
+
+    @_readable
+    async def lost(self, request: web.Request) -> web.StreamResponse:
+        """A path that nobody serves, asked for by a person."""
+        raise NotFound(f"no page {shown(request.path)}", code="no-such-page")
 
     async def state(self, request: web.Request) -> web.StreamResponse:
         """GET /play/{app}/{room}/state.json: what a player must know before it starts; `now` is our clock, in ms, for latency."""
@@ -150,10 +178,10 @@ class Pages:
         return web.json_response(body, headers={**OPEN_CORS, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
 
     def error_page(self, request: web.Request, error: MedianodeError) -> web.Response:
-        """A page that says what is wrong. Also of use to the daemon, for paths that nobody serves."""
+        """A page that says what is wrong."""
         code = status(error)
         title, text = _WORDS.get(code, _OOPS)
-        root = "../" * max(0, request.path.count("/") - 1)
+        root = "../" * max(0, request.rel_url.raw_path.count("/") - 1)
         page = self._page(
             "error", {"code": str(code), "title": title, "text": text, "detail": error.message if code < 500 else ""}, root=root
         )

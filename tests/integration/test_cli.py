@@ -214,6 +214,11 @@ async def test_keys_of_a_running_daemon(tmp_path: Path) -> None:
 
 
 def test_keys_that_cannot_be(tmp_path: Path, program: Program) -> None:
+    code, output = program(tmp_path, "keys", "list")
+    assert code == 2
+    assert "no database at" in output
+    assert not list(tmp_path.rglob("*.db")), "looking makes none"
+    assert program(tmp_path, "doctor")[0] in (0, 1)  # makes what a start would
     code, output = program(tmp_path, "keys", "revoke", "key_none")
     assert (code, output) == (1, "medianode: not-found: no key 'key_none'\n")
     code, output = program(tmp_path, "keys", "create", "x", "--project", "nowhere")

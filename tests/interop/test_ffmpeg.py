@@ -62,7 +62,8 @@ async def test_push_over_rtmps_with_the_node_s_certificate_verified(tmp_path: Pa
             pem.write_bytes(await response.read())
         url = node.rtmp.replace("rtmp://127.0.0.1", "rtmps://localhost") + f"/live/{node.key}"
         async with ffmpeg_process(*moving_picture(60), *H264_AAC, "-f", "flv", "-tls_verify", "1", "-ca_file", str(pem), url):
-            await until(lambda: [p.door for p in node.daemon.registry.publications] == ["rtmps"], 20)
+            await until(lambda: node.on_air, 20)
+            assert [p.door for p in node.daemon.registry.publications] == ["rtmps"]
             await decode(f"{node.http}/hls/live/studio/index.m3u8")
 
 

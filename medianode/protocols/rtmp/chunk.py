@@ -70,6 +70,11 @@ class ChunkReader:
         """Bytes of unfinished messages."""
         return self._held
 
+    def widen(self, max_message_bytes: int, max_partial_bytes: int) -> None:
+        """New bounds, from the next message on."""
+        self._max_message = max_message_bytes
+        self._max_partial = max_partial_bytes
+
     def parse(self) -> Wait:
         """Runs for ever. Raises ProtocolError, LimitExceeded."""
         reader = self._reader

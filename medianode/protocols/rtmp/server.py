@@ -48,7 +48,9 @@ class _NetStream:
 
 class ServerConnection:
     """One connection, from C0 to its end. After a PeerError from `receive_data` it is dead and ignores what is fed; events from before the
-    error are still there to be taken. Calling accept or reject for something not asked raises RuntimeError: the door's mistake."""
+    error are still there to be taken. Until a publish is accepted messages are bounded by `max_early_bytes`: strangers hold little.
+    Calling accept or reject for something not asked raises RuntimeError: the door's mistake.
+    """
 
     def __init__(
         self,
@@ -56,6 +58,7 @@ class ServerConnection:
         random: Random,
         max_message_bytes: int = 10 << 20,
         max_partial_bytes: int = 16 << 20,
+        max_early_bytes: int = 1 << 20,
         max_chunk_streams: int = 64,
         max_streams: int = 8,
         max_pending_bytes: int = 4 << 20,
@@ -66,10 +69,11 @@ class ServerConnection:
         self._reader = StreamReader(4096)
         self._chunks = ChunkReader(
             self._reader,
-            max_message_bytes=max_message_bytes,
-            max_partial_bytes=max_partial_bytes,
+            max_message_bytes=min(max_message_bytes, max_early_bytes),
+            max_partial_bytes=min(max_partial_bytes, max_early_bytes),
             max_chunk_streams=max_chunk_streams,
         )
+        self._wide = (max_message_bytes, max_partial_bytes)
         self._max_streams = max_streams
         self._max_pending = max_pending_bytes
         self._max_aggregate = max_aggregate_messages
@@ -393,6 +397,7 @@ class ServerConnection:
 
     def accept_publish(self, stream_id: int) -> None:
         if self._take(stream_id, _State.ASKED_PUBLISH, _State.PUBLISHING):
+            self._chunks.widen(*self._wide)
             self._out.append(m.user_control(ControlType.STREAM_BEGIN, stream_id))
             self.send_status(stream_id, "status", "NetStream.Publish.Start", "Publishing.")
 

@@ -13,7 +13,29 @@
 const PART_BOUND = 16 * 1024 * 1024;
 const NOT_PLAYABLE = new Set(['manifestIncompatibleCodecsError', 'bufferAddCodecError', 'bufferIncompatibleCodecsError', 'fragParsingError']);
 
+const MEASURED = 3000; // ms before a frame rate is told
+const SAMPLES = {
+  h264: 'video/mp4; codecs="avc1.42E01E"',
+  hevc: 'video/mp4; codecs="hvc1.1.6.L93.B0"',
+  av1: 'video/mp4; codecs="av01.0.05M.08"',
+  vp8: 'video/mp4; codecs="vp08.00.10.08"',
+  vp9: 'video/mp4; codecs="vp09.00.10.08"',
+  aac: 'audio/mp4; codecs="mp4a.40.2"',
+  opus: 'audio/mp4; codecs="opus"',
+  flac: 'audio/mp4; codecs="flac"',
+  mp3: 'audio/mp4; codecs="mp3"',
+  ac3: 'audio/mp4; codecs="ac-3"',
+  eac3: 'audio/mp4; codecs="ec-3"',
+};
+
 let loading = null;
+
+/** Those of `names` that this browser says it cannot play; what it was never asked about counts as playable. */
+export function unplayable(names) {
+  const source = globalThis.ManagedMediaSource ?? globalThis.MediaSource;
+  if (!source) return [];
+  return names.filter((name) => SAMPLES[name] && !source.isTypeSupported(SAMPLES[name]));
+}
 
 /** The Hls class, or null where the script is missing. hls.js comes as UMD: a module import would not hand the class over. */
 export function loadHls() {
@@ -84,8 +106,8 @@ class VideoEngine {
     const [at, seen] = this.frames;
     const now = performance.now();
     const total = this.video.getVideoPlaybackQuality?.().totalVideoFrames ?? 0;
-    if (at && now - at > 500) this.fps = total > seen ? ((total - seen) * 1000) / (now - at) : null;
-    if (!at || now - at > 500) this.frames = [now, total];
+    if (at && now - at >= MEASURED) this.fps = total > seen ? ((total - seen) * 1000) / (now - at) : null;
+    if (total && (!at || now - at >= MEASURED)) this.frames = [now, total];
     return { width: this.video.videoWidth || null, height: this.video.videoHeight || null, fps: this.fps };
   }
 }
@@ -263,8 +285,10 @@ export class MjpegEngine {
     if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) [canvas.width, canvas.height] = [bitmap.width, bitmap.height];
     this.context.transferFromImageBitmap(bitmap);
     this.count += 1;
-    this.marks.push(performance.now());
-    if (this.marks.length > 30) this.marks.shift();
+    const now = performance.now();
+    if (this.marks.length && now - this.marks.at(-1) > MEASURED) this.marks = []; // a gap is not a frame rate
+    this.marks.push(now);
+    while (this.marks.length > 300 || now - this.marks[0] > 2 * MEASURED) this.marks.shift();
     this.report.state('playing');
   }
 
@@ -297,7 +321,8 @@ export class MjpegEngine {
   stats() {
     const { marks, canvas } = this;
     const span = marks.length > 1 ? marks.at(-1) - marks[0] : 0;
-    return { latency: null, target: null, width: canvas.width, height: canvas.height, fps: span ? ((marks.length - 1) * 1000) / span : null };
+    const fps = span >= MEASURED ? ((marks.length - 1) * 1000) / span : null;
+    return { latency: null, target: null, width: canvas.width, height: canvas.height, fps };
   }
 }
 

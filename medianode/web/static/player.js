@@ -1,11 +1,12 @@
 /* Player: keeps one room on the screen. Asks the node what is on, picks an engine, and starts over whenever that ends. */
 
-import { HlsEngine, MjpegEngine, NativeEngine, loadHls, playsNatively, withToken } from './engines.js';
+import { HlsEngine, MjpegEngine, NativeEngine, loadHls, playsNatively, unplayable, withToken } from './engines.js';
 import { Stage } from './stage.js';
-import { bitrate, codec, codecs, copy, duration, seconds, MODES } from './words.js';
+import { bitrate, codec, codecs, copy, elapsed, seconds, MODES } from './words.js';
 
 const POLL_WAITING = 3000;
-const POLL_PLAYING = 15_000;
+const POLL_PLAYING = 5000;
+const SETTLED = 3000; // ms of playing before the node's frame rate is believed
 const STALLED = { say: 2, ask: 3, nudge: 7, rebuild: 14 }; // seconds without movement
 const FAR_BEHIND = 6; // seconds over the target, after which catching up at 1.1 times would take too long
 const BACKOFF = [300, 1000, 2000, 4000, 5000];
@@ -44,7 +45,7 @@ export class Player {
     this.paused = query.get('autoplay') === '0';
     this.startMuted = query.has('muted') ? query.get('muted') !== '0' : embedded;
     this.rejected = new Map();
-    Object.assign(this, { hasPlayed: false, failures: 0, offset: 0, still: 0, last: -1, behind: 0, wakeUp: () => {} });
+    Object.assign(this, { hasPlayed: false, lost: false, playingSince: 0, askedAt: 0, failures: 0, offset: 0, still: 0, last: -1, behind: 0, wakeUp: () => {} });
     this.stage = new Stage(root, { room, embedded });
     const { video } = this.stage;
     video.muted = this.startMuted;
@@ -66,6 +67,7 @@ export class Player {
     on('mode', (mode) => this.choose(mode));
     on('token', (token) => {
       this.token = token;
+      if (!this.embedded) shareLinks(this);
       this.wakeUp();
     });
     this.stage.video.addEventListener('volumechange', () => this.showSound());
@@ -87,10 +89,11 @@ export class Player {
     } catch (e) {
       return this.refused(e);
     }
-    const { facts } = this;
+    const { facts, lost } = this;
     this.offer();
+    this.lost &&= !facts.onAir;
     if (facts.held) return this.rest('held', 2000);
-    if (!facts.onAir) return this.rest(this.hasPlayed ? 'ended' : 'waiting', POLL_WAITING);
+    if (!facts.onAir) return this.rest(this.hasPlayed && !lost ? 'ended' : 'waiting', POLL_WAITING);
     if (this.paused) {
       this.stage.show('tap');
       return this.sleep(60_000);
@@ -109,6 +112,7 @@ export class Player {
     if (!response.ok) throw new Refusal(response.status);
     const before = this.facts;
     this.facts = await response.json();
+    this.askedAt = performance.now();
     this.offset = this.facts.now - (sent + Date.now()) / 2;
     if (before && codecs(before) !== codecs(this.facts)) this.rejected.clear();
     this.tellFacts();
@@ -118,12 +122,15 @@ export class Player {
     const status = error instanceof Refusal ? error.status : 0;
     if (status === 401 || status === 403) return this.rest(this.token ? 'refused' : 'token', 600_000);
     if (status === 404 || status === 400) return this.rest('unknown', 30_000);
-    return this.rest(status === 429 ? 'busy' : 'offline', POLL_WAITING);
+    if (status === 429) return this.rest('busy', POLL_WAITING);
+    this.lost = true; // the node restarts: that a stream was on air before means nothing then
+    return this.rest('offline', POLL_WAITING);
   }
 
   rest(state, ms, detail) {
     this.stage.show(state, detail);
     this.stage.playing(false);
+    this.stage.lacks('');
     return this.sleep(ms * (0.85 + Math.random() * 0.3)); // a thousand players must not ask in step
   }
 
@@ -159,6 +166,16 @@ export class Player {
     return this.chosen === 'auto' ? `It is sent as ${codecs(this.facts) ?? name}. Try another browser or device.` : `${MODES[this.chosen]} cannot carry ${name} here. Choose another way to play.`;
   }
 
+  /** Why these are pictures without sound, where the browser is the reason. */
+  lacking(mode) {
+    const { facts } = this;
+    if (mode !== 'mjpeg' || facts.jpeg || this.chosen === 'mjpeg' || !['hls', 'native'].some((way) => this.rejected.has(way))) return '';
+    const given = [facts.videoCodec, facts.audioCodec].filter(Boolean);
+    const bad = unplayable(given);
+    const names = (bad.length ? bad : given).map(codec).join(' + ');
+    return `This browser cannot play ${names}: pictures only${facts.audioCodec ? ', no sound' : ''}`;
+  }
+
   offer() {
     this.stage.modes(this.able(), this.chosen, this.current);
   }
@@ -169,8 +186,9 @@ export class Player {
     this.current = mode;
     this.offer();
     stage.picture(mode === 'mjpeg' ? 'canvas' : 'video');
+    stage.lacks(this.lacking(mode));
     if (!this.hasPlayed) stage.show('connecting');
-    Object.assign(this, { still: 0, last: -1, behind: 0, asking: false, nextAsk: performance.now() + POLL_PLAYING });
+    Object.assign(this, { still: 0, last: -1, behind: 0, asking: false, playingSince: 0, nextAsk: performance.now() + POLL_PLAYING });
     return new Promise((resolve) => {
       this.finish = (reason, detail) => resolve([reason, detail]);
       const report = {
@@ -197,6 +215,7 @@ export class Player {
   }
 
   async after(mode, reason, detail) {
+    if (reason === 'lost') this.lost = true;
     if (reason === 'switch') {
       this.failures = 0;
       return;
@@ -235,9 +254,13 @@ export class Player {
     Object.assign(this, { hasPlayed: true, failures: 0, still: 0 });
     this.stage.show('playing');
     this.stage.playing(true);
+    if (this.playingSince) return;
+    this.playingSince = performance.now();
+    this.check();
   }
 
   async network() {
+    if (this.still >= STALLED.say) this.check();
     await this.sleep(BACKOFF[Math.min(this.engine?.retries ?? 0, BACKOFF.length - 1)]);
     if (!this.engine || this.engine.done) return;
     if (!this.engine.retry()) this.finish('network');
@@ -245,7 +268,7 @@ export class Player {
 
   tick() {
     const { engine, stage } = this;
-    if (!engine || this.paused) return;
+    if (!engine || this.paused) return this.figures(engine?.stats(Date.now() + this.offset) ?? null);
     const at = engine.progress();
     if (at !== this.last) {
       if (this.still >= STALLED.say && this.last >= 0) this.moved('playing');
@@ -262,7 +285,7 @@ export class Player {
       this.behind = 0;
     }
     stage.latency(stats.latency, over);
-    this.onFacts(this.facts, stats, this.current);
+    this.figures(stats);
     if (performance.now() > this.nextAsk && !document.hidden) this.check();
   }
 
@@ -270,7 +293,7 @@ export class Player {
     const { stage, still } = this;
     if (document.hidden && this.current === 'mjpeg') return;
     if (still === STALLED.say) stage.show(this.hasPlayed ? 'buffering' : 'connecting');
-    if (still >= STALLED.ask && still % 2) this.check();
+    if (still === STALLED.say || (still >= STALLED.ask && still % 2)) this.check();
     if (still !== STALLED.nudge || this.facts.held) return;
     this.engine.nudge();
     this.last = this.engine.progress(); // a jump is not yet movement
@@ -288,11 +311,13 @@ export class Player {
       this.asking = false;
       if (this.engine !== engine) return;
       if (e instanceof Refusal && e.status < 500 && e.status !== 429) this.finish('gone');
-      else if (this.still >= STALLED.nudge) this.stage.show('offline');
+      else if (this.still >= STALLED.say && !(e instanceof Refusal && e.status === 429)) this.stage.show('offline');
       return;
     }
     this.asking = false;
-    if (this.engine !== engine || this.still < STALLED.ask) return;
+    if (this.engine !== engine) return;
+    if (this.stage.root.dataset.state === 'offline') return this.finish(this.facts.onAir ? 'switch' : 'lost');
+    if (this.still < STALLED.ask) return;
     const wasHeld = this.stage.root.dataset.state === 'held';
     if (this.facts.held) this.stage.show('held');
     else if (!this.facts.onAir) this.finish('ended');
@@ -303,6 +328,7 @@ export class Player {
   /** The publisher is back within its hold: the same playlist goes on. */
   returned() {
     this.still = STALLED.say;
+    this.playingSince = 0; // its figures start anew
     this.stage.show('buffering');
     this.wakeUp(); // out of a backoff
     this.engine.renew();
@@ -384,7 +410,12 @@ export class Player {
 
   tellFacts() {
     this.showSound();
-    this.onFacts(this.facts, this.engine?.stats(Date.now() + this.offset) ?? null, this.current);
+    this.figures(this.engine?.stats(Date.now() + this.offset) ?? null);
+  }
+
+  figures(stats) {
+    const settled = this.playingSince > 0 && this.askedAt - this.playingSince >= SETTLED;
+    this.onFacts(this.facts, stats, { mode: this.current, now: Date.now() + this.offset, settled });
   }
 }
 
@@ -394,9 +425,9 @@ function factsInto(list) {
     const cell = list.querySelector(`[data-fact="${name}"]`);
     if (cell.textContent !== value) cell.textContent = value;
   };
-  return (facts, stats, mode) => {
+  return (facts, stats, { mode, now, settled }) => {
     const size = stats?.width > 16 ? `${stats.width} × ${stats.height}` : facts?.width ? `${facts.width} × ${facts.height}` : null;
-    const fps = mode === 'mjpeg' ? stats?.fps : facts?.frameRate || stats?.fps;
+    const fps = mode === 'mjpeg' ? stats?.fps : settled ? facts?.frameRate || stats?.fps : null;
     list.hidden = !facts?.onAir;
     put('mode', MODES[mode] ?? '–');
     put('latency', mode === 'mjpeg' ? 'under a second' : (seconds(stats?.latency) ?? '–'));
@@ -404,21 +435,25 @@ function factsInto(list) {
     put('codec', (facts && codecs(facts)) || '–');
     put('bitrate', bitrate(facts?.bitrate) ?? '–');
     put('viewers', facts?.onAir ? String(facts.viewers) : '–');
-    put('since', facts?.startedAt ? duration((facts.now - facts.startedAt) / 1000) : '–');
+    put('since', facts?.startedAt ? elapsed((now - facts.startedAt) / 1000) : '–');
   };
 }
 
+/** Each with the viewer's token, where the room needs one. */
 function shareLinks(player) {
+  const link = (path) => withToken(player.url(path), player.token);
   const links = {
-    hls: player.url('hls/{}/index.m3u8'),
-    mjpeg: player.url('live/{}/mjpeg'),
-    still: player.url('live/{}/frame.jpg'),
-    embed: `<iframe src="${player.url('embed/{}')}" width="640" height="360" allow="autoplay; fullscreen" allowfullscreen style="border:0"></iframe>`,
+    hls: link('hls/{}/index.m3u8'),
+    mjpeg: link('live/{}/mjpeg'),
+    still: link('live/{}/frame.jpg'),
+    embed: `<iframe src="${link('embed/{}').replaceAll('&', '&amp;')}" width="640" height="360" allow="autoplay; fullscreen" allowfullscreen style="border:0"></iframe>`,
   };
+  const note = document.querySelector('[data-with-token]');
+  if (note) note.hidden = !player.token;
   for (const field of document.querySelectorAll('[data-link]')) {
     field.value = links[field.dataset.link];
     const button = field.parentElement.querySelector('button');
-    button.addEventListener('click', () => copy(button, field.value, field));
+    button.onclick = () => copy(button, field.value, field);
   }
 }
 

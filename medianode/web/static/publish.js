@@ -24,7 +24,7 @@ Encrypted: use ${secureUrl} as the server.`;
 }
 
 function ffmpeg({ url, secureUrl, streamKey, certificate }) {
-  const verify = certificate ? ' -tls_verify 1 -ca_file medianode.pem' : '';
+  const verify = certificate ? ' -tls_verify 1 -ca_file certificate.pem' : '';
   return `ffmpeg -re -stream_loop -1 -i input.mp4 -c:v libx264 -preset veryfast -tune zerolatency \\
   -b:v 2500k -maxrate 2500k -bufsize 2500k -g 60 -pix_fmt yuv420p -c:a aac -b:a 128k \\
   -f flv ${url}/${streamKey}
@@ -108,7 +108,7 @@ function forEncoder(made, node) {
   const facts = { url, secureUrl, streamKey, certificate: node.certificate };
   const rows = [row('Server', url), row('Server, encrypted (RTMPS)', secureUrl), row('Stream key', streamKey)];
   const trust = node.certificate
-    ? element('p', { className: 'hint' }, 'RTMPS uses a certificate that this node made itself. ', element('a', { href: node.certificate, download: 'medianode.pem' }, 'Download medianode.pem'), ' and tell the encoder to trust it.')
+    ? element('p', { className: 'hint' }, 'RTMPS uses a certificate that this node made itself. ', element('a', { href: node.certificate, download: 'certificate.pem' }, 'Download certificate.pem'), ' and tell the encoder to trust it.')
     : null;
   return [...rows, trust, ...snippets([['OBS', obs(facts)], ['FFmpeg', ffmpeg(facts)]])];
 }
@@ -117,10 +117,10 @@ function forCamera(made) {
   return [row('WebSocket address', made.wsUrl), row('Camera key', made.streamKey), ...snippets([['ESP32-CAM', esp32(made)], ['Python', python(made)]])];
 }
 
-/** Fill `box` with all that is needed to publish. `made`: StreamHub's answer; `node`: the page's data set. */
-export function showMade(box, { app, kind, made, node }) {
+/** Fill `box` with all that is needed to publish. `made`: StreamHub's answer; `node`: the page's data set; `play`: the player's address. */
+export function showMade(box, { kind, made, node, play: href }) {
   const room = made.roomName ?? made.room;
-  const play = element('a', { href: `play/${encodeURIComponent(app)}/${encodeURIComponent(room)}` }, 'Open its player');
+  const play = element('a', { href }, 'Open its player');
   const note = element('p', { className: 'note' }, 'Whoever has this key can publish here. Keep it to yourself. ', play, ': it waits and starts by itself.');
   const parts = kind === 'ws-mjpeg' ? forCamera(made) : forEncoder(made, node);
   box.replaceChildren(element('h3', {}, `Key for ${room}`), note, ...parts.filter(Boolean));

@@ -1,6 +1,6 @@
 /* Stage: the elements of a player and its controls. Knows nothing of the network. */
 
-import { MODES, STATES, seconds } from './words.js';
+import { MODES, STATES, TOUCH, seconds } from './words.js';
 
 const ICONS = {
   play: 'M8 5.1v13.8a1 1 0 0 0 1.5.9l11-6.9a1 1 0 0 0 0-1.8l-11-6.9A1 1 0 0 0 8 5.1z',
@@ -12,6 +12,8 @@ const ICONS = {
 const OUTLINED = new Set(['full', 'sound', 'muted']);
 const SVG = 'http://www.w3.org/2000/svg';
 const IDLE = 2800;
+
+const hint = (label, key) => (TOUCH ? label : `${label} (${key})`);
 
 export function element(tag, properties = {}, ...children) {
   const { dataset = {}, attributes = {}, ...rest } = properties;
@@ -44,7 +46,8 @@ export class Stage {
     this.video = element('video', { playsInline: true, disableRemotePlayback: true, attributes: { playsinline: '', 'aria-label': `Live video of ${room}` } });
     this.canvas = element('canvas', { width: 16, height: 9, hidden: true, attributes: { role: 'img', 'aria-label': `Live pictures of ${room}` } });
     this.unmute = element('button', { type: 'button', className: 'unmute', hidden: true }, icon('muted'), 'Tap for sound');
-    root.replaceChildren(this.video, this.canvas, this.buildMessage(), this.unmute, this.buildBar());
+    this.lack = element('p', { className: 'lack', hidden: true, attributes: { role: 'status' } });
+    root.replaceChildren(this.video, this.canvas, this.buildMessage(), this.lack, this.unmute, this.buildBar());
     root.classList.toggle('embedded', embedded);
     root.tabIndex = -1;
     this.listen();
@@ -62,13 +65,13 @@ export class Stage {
   }
 
   buildBar() {
-    this.toggle = iconButton('play', 'Play (space)');
-    this.mute = iconButton('muted', 'Sound (m)');
+    this.toggle = iconButton('play', hint('Play', 'space'));
+    this.mute = iconButton('muted', hint('Sound', 'm'));
     this.volume = element('input', { type: 'range', min: 0, max: 1, step: 0.05, className: 'volume', attributes: { 'aria-label': 'Volume' } });
-    this.live = element('button', { type: 'button', className: 'live', title: 'Go to the live edge (l)' }, element('i'), element('span', {}, 'Live'));
+    this.live = element('button', { type: 'button', className: 'live', title: hint('Go to the live edge', 'l') }, element('i'), element('span', {}, 'Live'));
     this.delay = element('span', { className: 'delay', title: 'Delay from the node to this screen' });
     this.mode = element('select', { className: 'mode', hidden: true, title: 'How it is played', attributes: { 'aria-label': 'How it is played' } });
-    this.full = iconButton('full', 'Full screen (f)', 'full');
+    this.full = iconButton('full', hint('Full screen', 'f'), 'full');
     const gap = element('span', { className: 'gap' });
     this.bar = element('div', { className: 'bar' }, this.toggle, this.mute, this.volume, this.live, this.delay, gap, this.mode, this.full);
     return this.bar;
@@ -136,8 +139,15 @@ export class Stage {
     this.canvas.hidden = which !== 'canvas';
   }
 
+  /** What this way of playing leaves out, in words that stay on the screen; '' takes them away. */
+  lacks(words) {
+    if (this.lack.textContent === words) return;
+    this.lack.textContent = words;
+    this.lack.hidden = !words;
+  }
+
   playing(is) {
-    const label = is ? 'Pause (space)' : 'Play (space)';
+    const label = hint(is ? 'Pause' : 'Play', 'space');
     this.toggle.replaceChildren(icon(is ? 'pause' : 'play'));
     this.toggle.title = label;
     this.toggle.setAttribute('aria-label', label);

@@ -1,5 +1,6 @@
 /* Start page: whoever holds an API key sees what is live and makes keys for encoders and cameras. */
 
+import { KeyList } from './keys.js';
 import { showMade } from './publish.js';
 import { element } from './stage.js';
 import { bitrate, codecs, copy, duration } from './words.js';
@@ -7,10 +8,17 @@ import { bitrate, codecs, copy, duration } from './words.js';
 const KEY = 'medianode.key';
 const RENEW = 4000;
 const POSTER_AGE = 10_000;
+const POSTER_RETRY = 2000;
+const PROJECTS_AGE = 30_000;
+const TOKEN_AGE = 12 * 3600_000; // of the 24 hours for which a viewer's token is good
+const WHERE = 'The first start of the node prints a key and keeps it in admin.key in its data directory; “medianode keys create NAME” on the node makes another.';
 const $ = (id) => document.getElementById(id);
 
 let key = sessionStorage.getItem(KEY) ?? '';
 const cards = new Map();
+const tokens = new Map(); // "app/room" → {token, at}
+let viewing = new Map(); // app → "public" | "token", as far as the key may know
+let projectsAt = -PROJECTS_AGE;
 
 class Refused extends Error {
   constructor(status, message) {
@@ -20,9 +28,9 @@ class Refused extends Error {
 }
 
 /** The API's answer; throws Refused with the node's own words. */
-async function api(path, body) {
-  const init = { headers: { Authorization: `Bearer ${key}` }, cache: 'no-store' };
-  if (body) Object.assign(init, { method: 'POST', body: JSON.stringify(body), headers: { ...init.headers, 'Content-Type': 'application/json' } });
+async function api(path, body, method = 'GET') {
+  const init = { method, headers: { Authorization: `Bearer ${key}` }, cache: 'no-store' };
+  if (body) Object.assign(init, { body: JSON.stringify(body), headers: { ...init.headers, 'Content-Type': 'application/json' } });
   const response = await fetch(`api/v1/${path}`, init);
   const answer = await response.json().catch(() => ({}));
   if (!response.ok) throw new Refused(response.status, [answer.message ?? `HTTP ${response.status}`].flat().join('; '));
@@ -40,8 +48,11 @@ function leave(words = '') {
   sessionStorage.removeItem(KEY);
   for (const card of cards.values()) card.remove();
   cards.clear();
-  $('made').replaceChildren();
-  $('made').hidden = true;
+  tokens.clear();
+  viewing = new Map();
+  projectsAt = -PROJECTS_AGE;
+  keys.clear();
+  clearMade();
   $('key-wrong').textContent = words;
   enter(false);
 }
@@ -54,19 +65,22 @@ async function signIn(given) {
   try {
     await renew();
   } catch (e) {
-    leave(wrongKey(e) ? 'This key is not accepted here.' : why(e));
+    leave(wrongKey(e) ? `This key is not accepted here. ${WHERE}` : why(e));
     return;
   }
   sessionStorage.setItem(KEY, key);
   enter(true);
-  offerApps();
+  await offerApps();
+  keys.renew();
 }
 
 async function offerApps() {
   try {
+    projectsAt = performance.now();
     const { data } = await api('projects');
+    viewing = new Map(data.map((p) => [p.slug, p.viewing]));
     $('apps').replaceChildren(...data.map((p) => element('option', { value: p.slug })));
-    if (data.length && !data.some((p) => p.slug === $('app').value)) $('app').value = data[0].slug;
+    if (data.length && !$('app').value && document.activeElement !== $('app')) $('app').value = data[0].slug;
   } catch {
     $('apps').replaceChildren(); // the key may not list projects: their names can still be typed
   }
@@ -74,7 +88,8 @@ async function offerApps() {
 
 /** Both lists, joined by room. */
 async function renew() {
-  const [rooms, sessions] = await Promise.all([api('rooms?limit=500'), api('sessions?limit=500')]);
+  const rooms = await api('rooms?limit=500'); // one after the other: a wrong key is told once
+  const sessions = await api('sessions?limit=500');
   const byId = new Map(sessions.data.map((s) => [s.id + s.app, s]));
   const live = rooms.data.filter((r) => r.onAir);
   const seen = new Set();
@@ -96,9 +111,29 @@ async function renew() {
 
 const watching = (room) => Object.values(room.viewers).reduce((a, b) => a + b, 0);
 
+/** Is a token needed to watch? Asked of the room itself where the key may not see the project. */
+async function isPrivate(app, path) {
+  if (viewing.has(app)) return viewing.get(app) === 'token';
+  const open = await fetch(`play/${path}/state.json`, { cache: 'no-store' });
+  return open.status === 401;
+}
+
+/** The player's address, with a viewer's token where the room needs one. Throws Refused where the key may not make any. */
+async function viewerLink(app, room) {
+  const path = `${encodeURIComponent(app)}/${encodeURIComponent(room)}`;
+  if (!(await isPrivate(app, path))) return `play/${path}`;
+  let made = tokens.get(path);
+  if (!made || performance.now() - made.at > TOKEN_AGE) {
+    const { data } = await api(`apps/${encodeURIComponent(app)}/tokens`, { room, canPublish: false, hidden: true, name: 'Viewer', ttl: '24h' });
+    made = { token: data.token, at: performance.now() };
+    tokens.set(path, made);
+  }
+  return `play/${path}?token=${encodeURIComponent(made.token)}`;
+}
+
 class Card {
   constructor({ app, room }) {
-    Object.assign(this, { app, room, posterAt: 0 });
+    Object.assign(this, { app, room, posterAt: -POSTER_AGE, gone: false, linked: null });
     this.path = `${encodeURIComponent(app)}/${encodeURIComponent(room)}`;
     this.image = element('img', { alt: '', hidden: true });
     this.badge = element('span', { className: 'badge' }, 'Live');
@@ -109,9 +144,11 @@ class Card {
     const play = `play/${this.path}`;
     const share = element('button', { type: 'button' }, 'Copy viewer link');
     share.addEventListener('click', () => this.share(share));
+    this.links = [];
     const poster = element('a', { className: 'poster', href: play, attributes: { 'aria-label': `Play ${room}` } }, 'No picture yet', this.image, this.badge, this.count);
-    const doing = element('div', { className: 'doing' }, element('a', { className: 'button main', href: play }, 'Play'), share);
-    const body = element('div', { className: 'body' }, element('h3', {}, element('a', { href: play, title: room }, room)), this.facts, this.source, this.hints, doing);
+    this.links.push(poster, element('a', { className: 'button main', href: play }, 'Play'), element('a', { href: play, title: room }, room));
+    const doing = element('div', { className: 'doing' }, this.links[1], share);
+    const body = element('div', { className: 'body' }, element('h3', {}, this.links[2]), this.facts, this.source, this.hints, doing);
     this.item = element('li', { className: 'card', dataset: { room } }, poster, body);
     $('cards').append(this.item);
   }
@@ -131,13 +168,27 @@ class Card {
     this.source.textContent = session ? `${session.door.toUpperCase()} from ${session.name || session.identity}, ${duration(session.uptime)}` : '';
     this.hints.textContent = session?.hints?.[0] ?? '';
     if (!room.held && performance.now() - this.posterAt > POSTER_AGE) this.poster();
+    this.link();
   }
 
-  /** By fetch, for the key must not stand in an address. */
+  /** The links play the room also where viewers need a token; without the right to make one they lead to the page that asks for it. */
+  async link() {
+    const known = `${viewing.get(this.app)} ${tokens.get(this.path)?.at}`;
+    if (this.linked === known && known.startsWith('public')) return;
+    this.linked = known;
+    const href = await viewerLink(this.app, this.room).catch(() => `play/${this.path}`);
+    for (const a of this.links) if (a.getAttribute('href') !== href) a.href = href;
+  }
+
+  /** By fetch, for the key must not stand in an address. A room that has just begun has its first picture soon. */
   async poster() {
     this.posterAt = performance.now();
-    const response = await fetch(`live/${this.path}/frame.jpg?w=320`, { headers: { Authorization: `Bearer ${key}` } }).catch(() => null);
-    if (!response?.ok) return;
+    const response = await fetch(`live/${this.path}/frame.jpg?w=320`, { headers: { Authorization: `Bearer ${key}` }, cache: 'no-store' }).catch(() => null);
+    if (this.gone) return;
+    if (!response?.ok) {
+      if (response?.status === 404) setTimeout(() => !this.gone && !document.hidden && this.poster(), POSTER_RETRY);
+      return;
+    }
     const url = URL.createObjectURL(await response.blob());
     this.image.onload = this.image.onerror = () => URL.revokeObjectURL(url);
     this.image.src = url;
@@ -146,14 +197,9 @@ class Card {
 
   /** A link that opens the room also where viewers need a token. */
   async share(button) {
-    let link = new URL(`play/${this.path}`, location.href).href;
+    let link;
     try {
-      const open = await fetch(`play/${this.path}/state.json`, { cache: 'no-store' });
-      if (open.status === 401) {
-        const body = { room: this.room, canPublish: false, hidden: true, name: 'Viewer', ttl: '24h' };
-        const { data } = await api(`apps/${encodeURIComponent(this.app)}/tokens`, body);
-        link += `?token=${encodeURIComponent(data.token)}`;
-      }
+      link = new URL(await viewerLink(this.app, this.room), location.href).href;
     } catch (e) {
       $('trouble').textContent = `No viewer link: ${why(e)}`;
       $('trouble').hidden = false;
@@ -163,35 +209,71 @@ class Card {
   }
 
   remove() {
+    this.gone = true;
     this.item.remove();
   }
 }
 
-async function make(e) {
-  e.preventDefault();
+const shown = async (box, app, kind, made) => {
+  const room = made.roomName ?? made.room;
+  const play = await viewerLink(app, room).catch(() => `play/${encodeURIComponent(app)}/${encodeURIComponent(room)}`);
+  showMade(box, { kind, made, node: document.body.dataset, play });
+};
+const keys = new KeyList({ list: $('keys-list'), count: $('keys-count'), wrong: $('keys-wrong'), app: () => $('app').value.trim(), api, why, show: shown });
+
+function clearMade() {
+  $('made').replaceChildren();
+  $('made').hidden = true;
+  $('make-ask').replaceChildren();
+  $('make-ask').hidden = true;
+  $('make-wrong').textContent = '';
+}
+
+/** `again`: also where the room has a key already. */
+async function make(again) {
   const [app, room, kind] = [$('app').value.trim(), $('room').value.trim(), $('kind').value];
+  const camera = kind === 'ws-mjpeg';
   const button = $('make').querySelector('button');
   button.disabled = true;
-  $('make-wrong').textContent = '';
+  clearMade();
   try {
-    const camera = kind === 'ws-mjpeg';
-    const path = `apps/${encodeURIComponent(app)}/${camera ? 'ws-ingest' : 'ingress'}`;
-    const { data } = await api(path, camera ? { room } : { inputType: 'rtmp', room });
-    showMade($('made'), { app, kind, made: data, node: document.body.dataset });
+    const present = again ? [] : await keys.of(app, room, kind);
+    if (present.length) askFirst(present);
+    else {
+      const path = `apps/${encodeURIComponent(app)}/${camera ? 'ws-ingest' : 'ingress'}`;
+      const { data } = await api(path, camera ? { room } : { inputType: 'rtmp', room }, 'POST');
+      await shown($('made'), app, kind, data);
+      keys.renew();
+    }
   } catch (error) {
-    $('made').hidden = true;
     $('make-wrong').textContent = why(error);
   }
   button.disabled = false;
 }
 
+function askFirst(present) {
+  const [{ app, kind, room, row }] = present;
+  const words = `${room} has ${present.length === 1 ? 'a key' : `${present.length} keys`} of this sort already. Another one is not needed to publish again.`;
+  const show = element('button', { type: 'button' }, 'Show it');
+  const another = element('button', { type: 'button' }, 'Make another');
+  show.addEventListener('click', () => {
+    clearMade();
+    shown($('made'), app, kind, row);
+  });
+  another.addEventListener('click', () => make(true));
+  $('make-ask').replaceChildren(element('span', {}, words), show, another);
+  $('make-ask').hidden = false;
+}
+
 async function beat() {
   if (key && !$('board').hidden && !document.hidden) {
     try {
+      if (performance.now() - projectsAt > PROJECTS_AGE) await offerApps();
       await renew();
+      keys.beat();
       $('trouble').hidden = true;
     } catch (e) {
-      if (wrongKey(e)) leave('This key is no longer accepted.');
+      if (wrongKey(e)) leave(`This key is no longer accepted. ${WHERE}`);
       else {
         $('trouble').textContent = why(e);
         $('trouble').hidden = false;
@@ -207,7 +289,12 @@ $('key-form').addEventListener('submit', (e) => {
   $('key').value = '';
 });
 $('leave').addEventListener('click', () => leave());
-$('make').addEventListener('submit', make);
+$('make').addEventListener('submit', (e) => {
+  e.preventDefault();
+  make(false);
+});
+$('make').addEventListener('invalid', clearMade, true);
+$('app').addEventListener('change', () => keys.renew());
 document.addEventListener('visibilitychange', () => !document.hidden && key && renew().catch(() => {}));
 if (!document.body.dataset.wsJpeg) $('kind').querySelector('[value="ws-mjpeg"]').remove();
 if (key) await signIn(key);

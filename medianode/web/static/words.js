@@ -18,7 +18,7 @@ export const STATES = {
   refused: ['This token does not open this room', 'It may have expired. Paste another one.'],
   unknown: ['There is no such room', 'Check the address.'],
   unsupported: ['This browser cannot play this stream', ''],
-  offline: ['The node cannot be reached', 'Trying again…'],
+  offline: ['Cannot reach the node; trying again…', ''],
   busy: ['Too many viewers, or too many tries', 'Trying again in a moment…'],
   tap: ['Ready to play', ''],
 };
@@ -44,6 +44,18 @@ export function duration(value) {
   return h ? `${h} h ${m} min` : m ? `${m} min` : `${s} s`;
 }
 
+/** A running clock: 0:07, 12:34, 1:02:03, then days. */
+export function elapsed(value) {
+  const all = Math.max(0, Math.floor(value));
+  const [h, m, s] = [Math.floor(all / 3600), Math.floor(all / 60) % 60, all % 60];
+  const two = (n) => String(n).padStart(2, '0');
+  if (h >= 48) return `${Math.floor(h / 24)} days`;
+  return h ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
+}
+
+/** Nothing here has keys to press. */
+export const TOUCH = matchMedia('(hover: none), (pointer: coarse)').matches;
+
 /** Copy, and say so on the button. Without the clipboard (plain http) the text is selected, to be copied by hand. */
 export async function copy(button, text, field) {
   const before = button.textContent;
@@ -53,7 +65,7 @@ export async function copy(button, text, field) {
   } catch {
     field?.focus();
     field?.select?.();
-    said = field && document.execCommand?.('copy') ? 'Copied' : 'Press Ctrl+C';
+    said = field && document.execCommand?.('copy') ? 'Copied' : TOUCH ? 'Selected' : 'Press Ctrl+C';
   }
   button.textContent = said;
   setTimeout(() => {
