@@ -16,7 +16,7 @@ from medianode.api.live import Live, instant
 from medianode.api.problems import BAXCLOUD
 from medianode.api.router import AnyRoute, Call, Empty, Route
 from medianode.api.urls import Ports, Urls
-from medianode.auth import Door, Permission, Principal
+from medianode.auth import Door, Permission, Principal, Takeover
 from medianode.control.ingresses import LIST_LIMIT, Ingresses
 from medianode.control.projects import Projects
 from medianode.errors import InvalidRequest, NotEnabled, NotFound
@@ -30,12 +30,15 @@ KINDS = (Door.RTMP, Door.WHIP)
 
 
 class CreateIngress(msgspec.Struct, rename="camel"):
+    """`takeover` (ours): what a second encoder with the key does to one that is heard from."""
+
     input_type: InputType
     room_name: RoomName
     participant_identity: Identity
     participant_name: Text = ""
     enable_transcoding: bool = True
     bypass_transcoding: bool = False
+    takeover: Takeover = Takeover.REPLACE
 
 
 class Filter(msgspec.Struct, rename="camel"):
@@ -62,6 +65,7 @@ class IngressObject(msgspec.Struct, rename="camel"):
     token: str | None
     enable_transcoding: bool
     bypass_transcoding: bool
+    takeover: str
     error_message: str | None
     started_at: str | None
     ended_at: str | None
@@ -141,6 +145,7 @@ class BaxCloud:
             unique_identity=True,
             enable_transcoding=new.enable_transcoding,
             bypass_transcoding=new.bypass_transcoding,
+            takeover=new.takeover,
         )
         return self._object(call, ingress)
 
@@ -194,6 +199,7 @@ def ingress_object(ingress: Ingress, live: Live, urls: Urls) -> IngressObject:
         token=None,
         enable_transcoding=ingress.enable_transcoding,
         bypass_transcoding=ingress.bypass_transcoding,
+        takeover=ingress.takeover,
         error_message=live.error(ingress),
         started_at=instant(ingress.started_at),
         ended_at=instant(ingress.ended_at),
@@ -217,6 +223,7 @@ _EXAMPLE = IngressObject(
     token=None,
     enable_transcoding=True,
     bypass_transcoding=False,
+    takeover="replace",
     error_message=None,
     started_at=None,
     ended_at=None,

@@ -13,7 +13,7 @@ from medianode.api.problems import STREAMHUB
 from medianode.api.router import AnyRoute, Call, Empty, Route
 from medianode.api.shapes import Data, Page
 from medianode.api.urls import Ports, Urls
-from medianode.auth import Door, Permission, Principal
+from medianode.auth import Door, Permission, Principal, Takeover
 from medianode.control.ingress_state import State
 from medianode.control.ingresses import LIST_LIMIT, Ingresses
 from medianode.control.projects import Projects
@@ -34,7 +34,10 @@ STATUS: dict[State, Status] = {
 
 
 class NewIngress(msgspec.Struct, rename="camel"):
-    """`url` goes with inputType url. `requirePassword` (ours): the encoder must then bring the `stream_password` as well."""
+    """`url` goes with inputType url. `requirePassword` (ours): the encoder must then bring the `stream_password` as well.
+
+    `takeover` (ours): what a second encoder with the key does to one that is heard from.
+    """
 
     input_type: InputType
     room: RoomName = ""
@@ -43,6 +46,7 @@ class NewIngress(msgspec.Struct, rename="camel"):
     url: Annotated[str, Meta(max_length=2000)] = ""
     enable_transcoding: bool = True
     require_password: bool = False
+    takeover: Takeover = Takeover.REPLACE
 
 
 class Filter(msgspec.Struct):
@@ -173,6 +177,7 @@ class Ingress:
             new.participant_identity,
             new.participant_name,
             with_password=new.require_password,
+            takeover=new.takeover,
             enable_transcoding=new.enable_transcoding,
         )
         return Data(IngressGrant(**_grant(row, call.who.slug or "", self._urls(call))))

@@ -41,6 +41,7 @@ async def test_create_and_get_are_the_bare_object(house: Any, prefix: str) -> No
         "token": None,
         "enableTranscoding": True,
         "bypassTranscoding": False,
+        "takeover": "replace",
         "errorMessage": None,
         "startedAt": None,
         "endedAt": None,

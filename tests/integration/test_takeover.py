@@ -1,0 +1,35 @@
+"""Two encoders, one key: the policy that an ingress was made with."""
+
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientSession
+from harness import publishing, running, send_second, until
+
+from medianode.errors import PeerError
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "key"),
+    [
+        ("/v1/ingress", {"inputType": "RTMP_INPUT", "roomName": "guarded", "participantIdentity": "obs"}, "streamKey"),
+        ("/api/v1/apps/live/ingress", {"inputType": "rtmp", "room": "guarded"}, "streamKey"),
+    ],
+    ids=["BaxCloud", "StreamHub"],
+)
+async def test_reject_keeps_the_first_encoder(tmp_path: Path, path: str, body: dict[str, str], key: str) -> None:
+    async with running(tmp_path) as node, ClientSession(headers=node.admin) as session:
+        async with session.post(f"{node.http}{path}", json={**body, "takeover": "reject"}) as response:
+            assert response.status == 201, await response.text()
+            made = await response.json()
+        async with session.post(f"{node.http}{path}", json={**body, "takeover": "perhaps"}) as response:
+            assert response.status == 400
+        stream_key = made.get("data", made)[key]
+        async with publishing(f"{node.rtmp}/live/{stream_key}") as first:
+            await send_second(first)
+            await until(lambda: node.daemon.registry.publications)
+            publication = node.daemon.registry.publications[0]
+            with pytest.raises(PeerError, match=r"NetStream\.Publish\.BadName: .*publishes here already"):
+                async with publishing(f"{node.rtmp}/live/{stream_key}"):
+                    pass
+            assert node.daemon.registry.publications == [publication]
