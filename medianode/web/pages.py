@@ -213,7 +213,7 @@ class Pages:
             "audioCodec": audio.codec.value if audio else None,
             "width": video.width if video else 0,
             "height": video.height if video else 0,
-            "frameRate": round((meters[video.id].frame_rate or video.frame_rate), 2) if video else 0,
+            "frameRate": round(_frame_rate(meters[video.id].frame_rate, video.frame_rate), 2) if video else 0,
             "bitrate": round(sum(m.bitrate for m in meters.values())),
             "jpeg": jpeg,
             "viewers": sum(room.viewers.values()) if room else 0,
@@ -233,6 +233,12 @@ class Pages:
         if ancestors != "*":
             headers["X-Frame-Options"] = "SAMEORIGIN"
         return web.Response(text=self._templates[name].substitute(escaped), content_type="text/html", charset="utf-8", headers=headers)
+
+
+def _frame_rate(measured: float, declared: float) -> float:
+    """What was measured over the last second jitters: the declared rate stands as long as the two agree."""
+    agree = declared and abs(measured - declared) <= declared * 0.2
+    return declared if agree or not measured else measured
 
 
 def _checked(request: web.Request) -> tuple[str, str]:

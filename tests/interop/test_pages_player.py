@@ -77,7 +77,9 @@ class Node:
         self.pages = Pages(self.config, self.origin, self.doorkeeper, self.registry, lambda: PEM, rtmp_port=1935, static=static)  # type: ignore[arg-type] # reads only
         self.directory = directory
         self.url = ""
+        self.viewing = "public"
         self.requests: list[str] = []
+        self.keys: dict[str, list[dict[str, Any]]] = {"ingress": [], "ws-ingest": []}
         self.jpegs: list[bytes] = []
         self.live: tuple[Room, Publication] | None = None
         self.encoder: asyncio.subprocess.Process | None = None
@@ -92,6 +94,8 @@ class Node:
             web.get("/frame-me", self.frame_me),
             web.get("/api/v1/{what:rooms|sessions|projects}", self.listing),
             web.post("/api/v1/apps/live/{what:ingress|ws-ingest|tokens}", self.create),
+            web.get("/api/v1/apps/live/{what:ingress|ws-ingest}", self.made_keys),
+            web.delete("/api/v1/apps/live/{what:ingress|ws-ingest}/{id}", self.delete),
         ]
 
     async def publish(self, *tracks: Track, hold: float = 60.0, media: bool = True) -> None:
@@ -194,7 +198,7 @@ class Node:
         if bearer(request) != KEY:
             return web.json_response({"statusCode": 401, "message": "unknown API key", "error": "Unauthorized"}, status=401)
         urls = Urls.of(self.origin, request, Ports(1935))
-        rows: list[Any] = [{"id": "p1", "slug": "live", "name": "live", "viewing": "public", "openPublish": False}]
+        rows: list[Any] = [{"id": "p1", "slug": "live", "name": "live", "viewing": self.viewing, "openPublish": False}]
         if request.match_info["what"] == "rooms":
             rows = [room_view(r, urls) for r in self.registry]
         elif request.match_info["what"] == "sessions":
@@ -214,7 +218,19 @@ class Node:
             },
             "tokens": {"token": "viewer-token", "room": room},
         }[request.match_info["what"]]
+        if request.match_info["what"] in self.keys:
+            self.keys[request.match_info["what"]].append(made)
         return web.json_response({"data": made}, status=201)
+
+    async def made_keys(self, request: web.Request) -> web.StreamResponse:
+        more = {"room": ROOM, "name": "OBS", "identity": "cam", "status": "inactive", "active": False}
+        rows = [{**more, **{k: v for k, v in row.items() if k != "wsUrl"}} for row in self.keys[request.match_info["what"]]]
+        return web.json_response({"data": rows, "total": len(rows), "limit": 200, "offset": 0})
+
+    async def delete(self, request: web.Request) -> web.StreamResponse:
+        rows = self.keys[request.match_info["what"]]
+        rows[:] = [row for row in rows if request.match_info["id"] not in (row.get("ingressId"), row.get("id"))]
+        return web.Response(status=204)
 
 
 async def make_jpegs(count: int) -> list[bytes]:
@@ -396,6 +412,21 @@ async def test_a_private_room_asks_for_its_token_and_passes_it_on(node: Node, co
     media = [path for path in node.requests if path.startswith("/hls/")]
     assert media
     assert all("token=letmein" in path for path in media)
+    for link in ("embed", "hls", "mjpeg", "still"):
+        assert "?token=letmein" in await page.input_value(f"[data-link={link}]")
+
+
+async def test_a_key_holder_plays_a_private_room_from_the_start_page(node: Node, context: BrowserContext) -> None:
+    node.doorkeeper.token = "viewer-token"
+    node.viewing = "token"
+    await node.publish(VIDEO, AUDIO)
+    page = await context.new_page()
+    await page.goto(f"{node.url}/")
+    await page.fill("#key", KEY)
+    await page.click("#key-form button")
+    await page.wait_for_selector('.card .button.main[href$="?token=viewer-token"]')
+    await page.click(".card .button.main")
+    await state(page, "playing")
 
 
 async def test_without_hls_js_it_still_plays_and_says_so(tmp_path: Path, context: BrowserContext) -> None:
@@ -420,6 +451,9 @@ async def test_media_that_the_browser_cannot_play_falls_back_to_mjpeg(node: Node
     page = await context.new_page()
     await page.goto(f"{node.url}/play/live/demo")
     await page.wait_for_selector('[data-player][data-mode="mjpeg"][data-state="playing"]')
+    assert re.fullmatch(r"This browser cannot play H\.265.*: pictures only, no sound", await page.inner_text(".lack"))
+    await page.select_option("select.mode", "mjpeg")
+    await page.wait_for_selector(".lack", state="hidden")
 
 
 async def test_strangers_may_frame_the_embedded_player_which_starts_muted_and_not_the_page(node: Node, context: BrowserContext) -> None:
@@ -472,6 +506,20 @@ async def test_the_node_going_away_is_said_and_survived(node: Node, context: Bro
     await state(page, "waiting")
 
 
+async def test_the_node_going_away_while_it_plays_is_said_and_the_stream_goes_on(node: Node, context: BrowserContext) -> None:
+    await node.publish(VIDEO, AUDIO)
+    page = await context.new_page()
+    await page.goto(f"{node.url}/play/live/demo")
+    await state(page, "playing")
+    await moves(page)
+    await context.set_offline(True)
+    await state(page, "offline")
+    assert await page.inner_text(".message strong") == "Cannot reach the node; trying again…"
+    await context.set_offline(False)
+    await state(page, "playing")
+    await moves(page)
+
+
 async def test_start_page_refuses_a_wrong_key_lists_rooms_and_makes_keys(node: Node, context: BrowserContext) -> None:
     await node.publish(VIDEO, AUDIO, media=False)
     page = await context.new_page()
@@ -494,6 +542,24 @@ async def test_start_page_refuses_a_wrong_key_lists_rooms_and_makes_keys(node: N
     await page.select_option("#kind", "ws-mjpeg")
     await page.click("#make button")
     await page.wait_for_selector("#made pre:has-text('wsk_abc123')")
+    await page.click("#make button")
+    await page.wait_for_selector("#make-ask:has-text('live-demo has a key')")
+    assert not await page.is_visible("#made")
+    await page.get_by_role("button", name="Show it").click()
+    await page.wait_for_selector("#made pre:has-text('wsk_abc123')")
+    shown = page.locator('#keys-list [data-key="IN_1"]')
+    await shown.get_by_role("button", name="Show").click()
+    await page.wait_for_function("() => document.querySelector('[data-key=IN_1] .made input').value.startsWith('rtmp://')")
+    await shown.get_by_role("button", name="Delete").click()
+    await shown.get_by_role("button", name="Keep").click()
+    assert len(node.keys["ingress"]) == 1
+    await shown.get_by_role("button", name="Delete").click()
+    await shown.get_by_role("button", name="Yes, delete it").click()
+    await shown.wait_for(state="detached")
+    assert (len(node.keys["ingress"]), len(node.keys["ws-ingest"])) == (0, 1)
+    await page.fill("#room", "no spaces")
+    await page.click("#make button")
+    assert not await page.is_visible("#made")
     assert all(KEY not in path for path in node.requests)
     await page.click("#leave")
     assert await page.is_visible("#gate")

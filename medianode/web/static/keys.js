@@ -3,7 +3,7 @@
 import { element } from './stage.js';
 
 const AGE = 10_000;
-const STATUS = { inactive: 'Idle', buffering: 'Connecting', active: 'Live', complete: 'Ended', error: 'Failed' };
+const STATUS = { inactive: 'Idle', buffering: 'Connecting', publishing: 'Live', complete: 'Ended', error: 'Failed' };
 const SOURCES = [['rtmp', 'ingress'], ['ws-mjpeg', 'ws-ingest']];
 
 /** A camera's row names no address: it is this node's. */
@@ -23,7 +23,7 @@ function entry(app, kind, path, row) {
     path: `${path}/${encodeURIComponent(row.ingressId ?? row.id)}`,
     room: camera ? row.room : (row.room ?? row.roomName),
     name: camera ? row.identity : row.name,
-    status: camera ? (row.active ? 'active' : 'inactive') : String(row.status).toLowerCase(),
+    status: camera ? (row.active ? 'publishing' : 'inactive') : row.status,
     row: camera ? completed(app, row) : row,
   };
 }
@@ -143,7 +143,7 @@ class Item {
   }
 
   confirm() {
-    const live = this.given.status === 'active';
+    const live = this.given.status === 'publishing';
     const drop = this.button(live ? 'Delete and disconnect it' : 'Yes, delete it', () => this.drop(drop), 'danger');
     const keep = this.button('Keep', () => {
       this.offer();

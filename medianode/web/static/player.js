@@ -123,8 +123,14 @@ export class Player {
     if (status === 401 || status === 403) return this.rest(this.token ? 'refused' : 'token', 600_000);
     if (status === 404 || status === 400) return this.rest('unknown', 30_000);
     if (status === 429) return this.rest('busy', POLL_WAITING);
-    this.lost = true; // the node restarts: that a stream was on air before means nothing then
+    this.unreachable();
     return this.rest('offline', POLL_WAITING);
+  }
+
+  /** It may come back restarted, and what was on air before means nothing then. */
+  unreachable() {
+    this.lost = true;
+    this.stage.show('offline');
   }
 
   rest(state, ms, detail) {
@@ -215,7 +221,6 @@ export class Player {
   }
 
   async after(mode, reason, detail) {
-    if (reason === 'lost') this.lost = true;
     if (reason === 'switch') {
       this.failures = 0;
       return;
@@ -311,12 +316,12 @@ export class Player {
       this.asking = false;
       if (this.engine !== engine) return;
       if (e instanceof Refusal && e.status < 500 && e.status !== 429) this.finish('gone');
-      else if (this.still >= STALLED.say && !(e instanceof Refusal && e.status === 429)) this.stage.show('offline');
+      else if (this.still >= STALLED.say && !(e instanceof Refusal && e.status === 429)) this.unreachable();
       return;
     }
     this.asking = false;
     if (this.engine !== engine) return;
-    if (this.stage.root.dataset.state === 'offline') return this.finish(this.facts.onAir ? 'switch' : 'lost');
+    if (this.stage.root.dataset.state === 'offline') return this.finish('switch');
     if (this.still < STALLED.ask) return;
     const wasHeld = this.stage.root.dataset.state === 'held';
     if (this.facts.held) this.stage.show('held');

@@ -9,6 +9,7 @@ const KEY = 'medianode.key';
 const RENEW = 4000;
 const POSTER_AGE = 10_000;
 const POSTER_RETRY = 2000;
+const LINK_AGE = 60_000;
 const PROJECTS_AGE = 30_000;
 const TOKEN_AGE = 12 * 3600_000; // of the 24 hours for which a viewer's token is good
 const WHERE = 'The first start of the node prints a key and keeps it in admin.key in its data directory; “medianode keys create NAME” on the node makes another.';
@@ -28,7 +29,7 @@ class Refused extends Error {
 }
 
 /** The API's answer; throws Refused with the node's own words. */
-async function api(path, body, method = 'GET') {
+async function api(path, body = null, method = body ? 'POST' : 'GET') {
   const init = { method, headers: { Authorization: `Bearer ${key}` }, cache: 'no-store' };
   if (body) Object.assign(init, { body: JSON.stringify(body), headers: { ...init.headers, 'Content-Type': 'application/json' } });
   const response = await fetch(`api/v1/${path}`, init);
@@ -57,12 +58,14 @@ function leave(words = '') {
   enter(false);
 }
 
-const wrongKey = (e) => e instanceof Refused && (e.status === 401 || e.status === 403);
+const wrongKey = (e) => e instanceof Refused && e.status === 401;
+const noRight = (e) => e instanceof Refused && e.status === 403;
 const why = (e) => (e instanceof Refused ? e.message : 'The node cannot be reached. Trying again…');
 
 async function signIn(given) {
   key = given;
   try {
+    await offerApps(true);
     await renew();
   } catch (e) {
     leave(wrongKey(e) ? `This key is not accepted here. ${WHERE}` : why(e));
@@ -70,18 +73,19 @@ async function signIn(given) {
   }
   sessionStorage.setItem(KEY, key);
   enter(true);
-  await offerApps();
   keys.renew();
 }
 
-async function offerApps() {
+/** `first`: choose one that exists, where the one that stands there does not. */
+async function offerApps(first = false) {
   try {
     projectsAt = performance.now();
     const { data } = await api('projects');
     viewing = new Map(data.map((p) => [p.slug, p.viewing]));
     $('apps').replaceChildren(...data.map((p) => element('option', { value: p.slug })));
-    if (data.length && !$('app').value && document.activeElement !== $('app')) $('app').value = data[0].slug;
-  } catch {
+    if (first && data.length && !data.some((p) => p.slug === $('app').value)) $('app').value = data[0].slug;
+  } catch (e) {
+    if (!(e instanceof Refused) || e.status === 401) throw e;
     $('apps').replaceChildren(); // the key may not list projects: their names can still be typed
   }
 }
@@ -124,7 +128,7 @@ async function viewerLink(app, room) {
   if (!(await isPrivate(app, path))) return `play/${path}`;
   let made = tokens.get(path);
   if (!made || performance.now() - made.at > TOKEN_AGE) {
-    const { data } = await api(`apps/${encodeURIComponent(app)}/tokens`, { room, canPublish: false, hidden: true, name: 'Viewer', ttl: '24h' });
+    const { data } = await api(`apps/${encodeURIComponent(app)}/tokens`, { room, canPublish: false, name: 'Viewer', ttl: '24h' });
     made = { token: data.token, at: performance.now() };
     tokens.set(path, made);
   }
@@ -133,7 +137,7 @@ async function viewerLink(app, room) {
 
 class Card {
   constructor({ app, room }) {
-    Object.assign(this, { app, room, posterAt: -POSTER_AGE, gone: false, linked: null });
+    Object.assign(this, { app, room, posterAt: -POSTER_AGE, gone: false, linked: '', linkedAt: -LINK_AGE });
     this.path = `${encodeURIComponent(app)}/${encodeURIComponent(room)}`;
     this.image = element('img', { alt: '', hidden: true });
     this.badge = element('span', { className: 'badge' }, 'Live');
@@ -159,7 +163,9 @@ class Card {
     const video = tracks.find((t) => t.kind === 'video');
     const audio = tracks.find((t) => t.kind === 'audio');
     const rate = tracks.reduce((sum, t) => sum + t.bitrate, 0);
-    const fps = video?.frameRate || video?.declaredFrameRate;
+    const [measured, declared] = [video?.frameRate, video?.declaredFrameRate];
+    const steady = declared && Math.abs(measured - declared) <= declared * 0.2; // one second's measure jitters
+    const fps = steady ? declared : session?.uptime < 3 ? declared : measured || declared;
     const size = video?.height ? `${video.width}×${video.height}${fps ? ` at ${Math.round(fps)} fps` : ''}` : null;
     this.badge.textContent = room.held ? 'Waiting for the encoder' : 'Live';
     this.badge.classList.toggle('held', room.held);
@@ -173,9 +179,10 @@ class Card {
 
   /** The links play the room also where viewers need a token; without the right to make one they lead to the page that asks for it. */
   async link() {
-    const known = `${viewing.get(this.app)} ${tokens.get(this.path)?.at}`;
-    if (this.linked === known && known.startsWith('public')) return;
-    this.linked = known;
+    const known = viewing.get(this.app) ?? '';
+    const now = performance.now();
+    if (this.linked === known && now - this.linkedAt < LINK_AGE) return;
+    Object.assign(this, { linked: known, linkedAt: now });
     const href = await viewerLink(this.app, this.room).catch(() => `play/${this.path}`);
     for (const a of this.links) if (a.getAttribute('href') !== href) a.href = href;
   }
@@ -274,6 +281,7 @@ async function beat() {
       $('trouble').hidden = true;
     } catch (e) {
       if (wrongKey(e)) leave(`This key is no longer accepted. ${WHERE}`);
+      else if (noRight(e)) leave(why(e));
       else {
         $('trouble').textContent = why(e);
         $('trouble').hidden = false;

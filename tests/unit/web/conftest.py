@@ -81,6 +81,11 @@ async def bare(registry: Registry, tmp_path: Path) -> AsyncIterator[TestClient[w
         yield made
 
 
+@pytest.fixture
+def pages_routes(registry: Registry) -> list[web.RouteDef]:
+    return Pages(Config(), Origin("", ()), Doorkeeper(), registry, lambda: PEM, rtmp_port=1935).routes()  # type: ignore[arg-type] # reads only
+
+
 def application(
     registry: Registry, config: Config | None = None, *, static: Path | None = None, pem: bytes | None = PEM
 ) -> web.Application:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestClient
+from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
 from medianode.media.track import VIDEO_CLOCK_RATE, Codec, Track
@@ -115,6 +115,16 @@ async def test_state_on_air_held_and_gone(client: Client, registry: Registry, pu
     assert (gone["onAir"], gone["held"]) == (False, False)
 
 
+@pytest.mark.parametrize(("measured", "told"), [(0.0, 30.0), (33.1, 30.0), (25.0, 30.0), (15.0, 15.0)])
+async def test_the_declared_frame_rate_stands_while_the_measured_one_agrees(
+    client: Client, registry: Registry, publish: Callable[..., Publication], measured: float, told: float
+) -> None:
+    publication = publish(VIDEO)
+    publication.meters[0].frame_rate = measured
+    assert (await (await client.get("/play/live/demo/state.json")).json())["frameRate"] == told
+    registry.on_air("p1", "live-demo").end(publication, "peer-gone", final=True)
+
+
 @pytest.mark.parametrize(
     ("tracks", "jpeg", "modes"),
     [((VIDEO,), False, ["hls", "mjpeg"]), ((JPEG,), True, ["mjpeg", "hls"]), ((AUDIO,), False, ["hls"])],
@@ -145,11 +155,60 @@ async def test_certificate(client: Client, bare: Client) -> None:
     response = await client.get("/certificate.pem")
     assert response.status == 200
     assert (await response.read()).startswith(b"-----BEGIN CERTIFICATE-----")
-    assert response.headers["Content-Disposition"] == 'attachment; filename="medianode.pem"'
+    assert response.headers["Content-Disposition"] == 'attachment; filename="certificate.pem"'
     missing = await bare.get("/certificate.pem")
     assert missing.status == 404
     assert missing.content_type == "text/html"
     assert 'data-certificate=""' in await (await bare.get("/")).text()
+
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+@pytest.mark.parametrize(
+    ("path", "back"), [("/nothere", "./"), ("/play/live/", "./../../"), ("/a/b%2Fc/d", "./../../"), ("/docs/", "./../")]
+)
+async def test_unknown_paths_are_a_page_for_people(client: Client, path: str, back: str) -> None:
+    response = await client.get(URL(path, encoded=True), headers=BROWSER)
+    text = await response.text()
+    assert response.status == 404
+    assert "Nothing here" in text
+    assert f'class="button" href="{back}"' in text
+    plain = await client.get(URL(path, encoded=True), headers={"Accept": "*/*"})
+    assert (plain.status, await plain.text()) == (404, "404: Not Found")
+
+
+async def test_the_page_for_unknown_paths_leaves_programs_their_own_errors(client: Client) -> None:
+    for path in (
+        "/v1/x",
+        "/api/x",
+        "/hls/live/demo/x",
+        "/live/x",
+        "/ingest/x",
+        "/ingress/x",
+        "/ingress",
+        "/metrics",
+        "/metrics/x",
+        "/static/x",
+    ):
+        response = await client.get(path, headers=BROWSER)
+        assert (response.status, response.content_type) == (404, "text/plain"), path
+    post, wrong = await client.post("/nothere", headers=BROWSER), await client.post("/play/live/demo", headers=BROWSER)
+    assert (post.status, wrong.status) == (404, 405)
+    assert "GET" in wrong.headers["Allow"]
+
+
+async def test_the_page_for_unknown_paths_never_wins_over_what_others_serve(pages_routes: list[web.RouteDef]) -> None:
+    async def served(request: web.Request) -> web.Response:
+        return web.Response(text=request.path)
+
+    app = web.Application()
+    app.add_routes([web.get("/docs", served), web.post("/v1/things", served), *pages_routes, web.get("/late/{x}", served)])
+    async with TestClient(TestServer(app)) as client:
+        for path in ("/docs", "/late/x"):
+            assert await (await client.get(path, headers=BROWSER)).text() == path
+        assert (await client.get("/v1/things", headers=BROWSER)).status == 405
+        assert (await client.post("/docs", headers=BROWSER)).status == 405
 
 
 async def test_without_hls_js_the_page_says_so(client: Client, bare: Client) -> None:
