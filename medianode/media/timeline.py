@@ -55,7 +55,7 @@ class _TrackTime:
 
 
 SETTLE = 5.0
-"""Seconds after which the measurement of drift begins anew, once."""
+"""Seconds of a stream before the measurement of drift begins."""
 
 
 class Timeline:
@@ -110,11 +110,12 @@ class Timeline:
         track.last = out
         track.last_now = now
         if self._first is not None:
-            if not self._settled and now - self._first[1] >= SETTLE:
+            if not self._settled:
                 # FFmpeg, and encoders that buffer, begin with a burst: that is no drift
-                self._settled = True
-                self._first = (out, now)
-                self.drift = 0.0
+                if now - self._first[1] >= SETTLE:
+                    self._settled = True
+                    self._first = (out, now)
+                return placed
             # how far the source's clock is ahead (+) or behind (-), smoothed over some 60 packets
             self.drift += ((out - self._first[0]) / 1000 - (now - self._first[1]) - self.drift) / 64
         return placed
