@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from samples import grant
 
-from medianode.auth import Door, PublishGrant, Takeover
 from medianode.config import Limits
 from medianode.egress.rtmp_play import RtmpPlayDesk, RtmpPlayer
 from medianode.errors import LimitExceeded
@@ -59,18 +59,8 @@ def registry() -> Registry:
 
 @pytest.fixture
 async def live(registry: Registry) -> tuple[Room, Publication]:
-    grant = PublishGrant(
-        project_id="p",
-        slug="live",
-        room="live-a",
-        identity="i",
-        name="",
-        kind=Door.RTMP,
-        ingress_id=None,
-        takeover=Takeover.REPLACE,
-        hold=60.0,
-    )
-    room, publication = registry.publish(grant, "rtmp", "127.0.0.1", lambda error: None)
+    leave = grant(identity="i", ingress_id=None)
+    room, publication = registry.publish(leave, "rtmp", "127.0.0.1", lambda error: None)
     publication.set_tracks((VIDEO, AUDIO))
     write(publication, 0, key=True)
     return room, publication

@@ -1,8 +1,8 @@
 """Tracks from real packets: waits, late tracks, changes, missing parameter sets, clocks that jump."""
 
 import pytest
+from samples import grant
 
-from medianode.auth import Door, PublishGrant, Takeover
 from medianode.codecs import h264
 from medianode.errors import LimitExceeded, ProtocolError
 from medianode.ingress.assembler import BAD_FRAMES, Assembler
@@ -41,18 +41,8 @@ class Sink:
 
 @pytest.fixture
 def publication() -> Publication:
-    grant = PublishGrant(
-        project_id="p",
-        slug="live",
-        room="live-a",
-        identity="i",
-        name="",
-        kind=Door.RTMP,
-        ingress_id=None,
-        takeover=Takeover.REPLACE,
-        hold=0.0,
-    )
-    return Publication(grant, "rtmp", "127.0.0.1", lambda error: None, GopCache(100, 1 << 20))
+    leave = grant(identity="i", ingress_id=None, hold=0.0)
+    return Publication(leave, "rtmp", "127.0.0.1", lambda error: None, GopCache(100, 1 << 20))
 
 
 @pytest.fixture

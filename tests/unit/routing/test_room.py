@@ -6,33 +6,22 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from samples import AUDIO, VIDEO, grant
 
 from medianode import tasks
-from medianode.auth import Door, PublishGrant, Takeover
+from medianode.auth import PublishGrant, Takeover
 from medianode.config import Limits
 from medianode.errors import Conflict, LimitExceeded, MedianodeError, NotFound, PeerGone
 from medianode.events import Bus, Event
 from medianode.media.packet import Gap, Packet
 from medianode.media.queue import Bounds, Policy
-from medianode.media.track import Codec, Track
+from medianode.media.track import Track
 from medianode.routing import room as room_module
 from medianode.routing.publication import Publication
 from medianode.routing.registry import Registry
 from medianode.routing.subscription import Subscription
 
-VIDEO = Track(0, Codec.H264, 90_000, b"one")
-AUDIO = Track(1, Codec.AAC, 48_000, b"asc", sample_rate=48_000, channels=2)
-GRANT = PublishGrant(
-    project_id="prj_1",
-    slug="live",
-    room="live-a",
-    identity="obs",
-    name="",
-    kind=Door.RTMP,
-    ingress_id="IN_1",
-    takeover=Takeover.REPLACE,
-    hold=0.05,
-)
+GRANT = grant(project_id="prj_1", hold=0.05)
 
 
 class Recorder:

@@ -7,33 +7,22 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from samples import AUDIO, VIDEO, grant
 
 from medianode import tasks
-from medianode.auth import Door, PublishGrant, Takeover
+from medianode.auth import PublishGrant
 from medianode.config import Limits
 from medianode.errors import MedianodeError, Unauthorized
 from medianode.events import Bus, Event
 from medianode.media.packet import Gap, Packet
 from medianode.media.queue import Bounds, PacketQueue, Policy
-from medianode.media.track import Codec, Track
+from medianode.media.track import Track
 from medianode.routing import publication as publication_module
 from medianode.routing import room as room_module
 from medianode.routing.publication import Publication
 from medianode.routing.registry import Registry
 
-VIDEO = Track(0, Codec.H264, 90_000, b"one")
-AUDIO = Track(1, Codec.AAC, 48_000, b"asc", sample_rate=48_000, channels=2)
-GRANT = PublishGrant(
-    project_id="p",
-    slug="live",
-    room="live-a",
-    identity="obs",
-    name="",
-    kind=Door.RTMP,
-    ingress_id="IN_1",
-    takeover=Takeover.REPLACE,
-    hold=60.0,
-)
+GRANT = grant()
 
 
 class Player:
