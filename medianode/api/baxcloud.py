@@ -30,7 +30,7 @@ KINDS = (Door.RTMP, Door.WHIP)
 
 
 class CreateIngress(msgspec.Struct, rename="camel"):
-    """`takeover` (ours): what a second encoder with the key does to one that is heard from."""
+    """`takeover` (ours): what a second encoder with the key does to one that is heard from; a silent one is always replaced."""
 
     input_type: InputType
     room_name: RoomName
@@ -38,7 +38,7 @@ class CreateIngress(msgspec.Struct, rename="camel"):
     participant_name: Text = ""
     enable_transcoding: bool = True
     bypass_transcoding: bool = False
-    takeover: Takeover = Takeover.REPLACE
+    takeover: Takeover = Takeover.REJECT
 
 
 class Filter(msgspec.Struct, rename="camel"):
@@ -223,7 +223,7 @@ _EXAMPLE = IngressObject(
     token=None,
     enable_transcoding=True,
     bypass_transcoding=False,
-    takeover="replace",
+    takeover="reject",
     error_message=None,
     started_at=None,
     ended_at=None,

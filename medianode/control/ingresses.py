@@ -54,7 +54,7 @@ class Ingresses:
         url: str | None = None,
         enable_transcoding: bool = True,
         bypass_transcoding: bool = False,
-        takeover: Takeover = Takeover.REPLACE,
+        takeover: Takeover = Takeover.REJECT,
     ) -> Ingress:
         """`room` in either form; no `identity` is StreamHub's default (`ingress-<app>`, for a camera `wscam-…`).
 
@@ -169,7 +169,7 @@ def new_ingress(
     url: str | None = None,
     enable_transcoding: bool = True,
     bypass_transcoding: bool = False,
-    takeover: Takeover = Takeover.REPLACE,
+    takeover: Takeover = Takeover.REJECT,
 ) -> Ingress:
     """An ingress with fresh id and keys, not stored yet. Raises InvalidRequest."""
     canonical = room_name(project.slug, room)

@@ -34,7 +34,7 @@ class Ingress:
     url: str | None = field(default=None, repr=False)
     enable_transcoding: bool = True
     bypass_transcoding: bool = False
-    takeover: str = "replace"
+    takeover: str = "reject"
     state: str = "INACTIVE"
     error_code: str = ""
     error_message: str = ""

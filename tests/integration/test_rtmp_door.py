@@ -13,6 +13,7 @@ from harness import Node, publishing, running, send_second, until
 
 from medianode.egress.rtmp_publish import open_publisher, parse_rtmp_url
 from medianode.errors import PeerError
+from medianode.routing import room as room_module
 
 LIMITS = {"handshake_timeout": 1.0, "tcp_connections_per_peer": 12}
 
@@ -83,17 +84,29 @@ async def test_frozen_video_is_reported_while_sound_goes_on(tmp_path: Path) -> N
         assert "no video" in publication.health.last_error
 
 
-async def test_another_encoder_with_the_same_key_takes_over(tmp_path: Path) -> None:
+async def test_another_encoder_with_the_same_key_is_refused_while_the_first_is_heard(tmp_path: Path) -> None:
+    """Two that both reconnect would else put each other out every two seconds (seen with two OBS)."""
+    async with running(tmp_path) as node, publishing(f"{node.rtmp}/live/{node.key}") as first:
+        await send_second(first)
+        await until(lambda: node.daemon.registry.publications)
+        with pytest.raises(PeerError, match=r"NetStream\.Publish\.BadName: .*publishes here already"):
+            await publish_a_second(f"{node.rtmp}/live/{node.key}")
+        assert node.on_air
+
+
+async def test_one_that_fell_silent_is_taken_over_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room_module, "TAKEOVER_SILENCE", 0.3)
     async with running(tmp_path) as node, publishing(f"{node.rtmp}/live/{node.key}") as first:
         await send_second(first)
         await until(lambda: node.daemon.registry.publications)
         old = node.daemon.registry.publications[0]
+        await asyncio.sleep(0.5)
         async with publishing(f"{node.rtmp}/live/{node.key}") as second:
             await send_second(second)
             with pytest.raises(PeerError):
                 await first.watch()
             assert node.daemon.registry.publications[0] is not old
-            assert node.room().on_air
+            assert node.on_air
 
 
 async def test_deleting_the_ingress_disconnects_its_encoder_at_once(tmp_path: Path) -> None:

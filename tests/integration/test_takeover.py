@@ -8,8 +8,7 @@ from harness import publishing, running, send_second, until
 
 from medianode.errors import PeerError
 
-
-@pytest.mark.parametrize(
+DIALECTS = pytest.mark.parametrize(
     ("path", "body", "key"),
     [
         ("/v1/ingress", {"inputType": "RTMP_INPUT", "roomName": "guarded", "participantIdentity": "obs"}, "streamKey"),
@@ -17,6 +16,26 @@ from medianode.errors import PeerError
     ],
     ids=["BaxCloud", "StreamHub"],
 )
+
+
+@DIALECTS
+async def test_replace_lets_the_second_encoder_in(tmp_path: Path, path: str, body: dict[str, str], key: str) -> None:
+    async with running(tmp_path) as node, ClientSession(headers=node.admin) as session:
+        async with session.post(f"{node.http}{path}", json={**body, "takeover": "replace"}) as response:
+            made = await response.json()
+        target = f"{node.rtmp}/live/{made.get('data', made)[key]}"
+        async with publishing(target) as first:
+            await send_second(first)
+            await until(lambda: node.daemon.registry.publications)
+            old = node.daemon.registry.publications[0]
+            async with publishing(target) as second:
+                await send_second(second)
+                with pytest.raises(PeerError):
+                    await first.watch()
+                assert node.daemon.registry.publications[0] is not old
+
+
+@DIALECTS
 async def test_reject_keeps_the_first_encoder(tmp_path: Path, path: str, body: dict[str, str], key: str) -> None:
     async with running(tmp_path) as node, ClientSession(headers=node.admin) as session:
         async with session.post(f"{node.http}{path}", json={**body, "takeover": "reject"}) as response:

@@ -192,7 +192,7 @@ async def ingress_status(program: Program, session: ClientSession, ingress_id: s
 
 
 async def create_ingress(program: Program, session: ClientSession, room: str) -> dict[str, Any]:
-    body = {"inputType": "RTMP_INPUT", "roomName": room, "participantIdentity": f"encoder-{room}"}
+    body = {"inputType": "RTMP_INPUT", "roomName": room, "participantIdentity": f"encoder-{room}", "takeover": "replace"}
     async with session.post(f"{program.http}/v1/ingress", json=body, headers=program.admin) as response:
         assert response.status == 201, await response.text()
         made: dict[str, Any] = await response.json()

@@ -36,7 +36,7 @@ STATUS: dict[State, Status] = {
 class NewIngress(msgspec.Struct, rename="camel"):
     """`url` goes with inputType url. `requirePassword` (ours): the encoder must then bring the `stream_password` as well.
 
-    `takeover` (ours): what a second encoder with the key does to one that is heard from.
+    `takeover` (ours): what a second encoder with the key does to one that is heard from; a silent one is always replaced.
     """
 
     input_type: InputType
@@ -46,7 +46,7 @@ class NewIngress(msgspec.Struct, rename="camel"):
     url: Annotated[str, Meta(max_length=2000)] = ""
     enable_transcoding: bool = True
     require_password: bool = False
-    takeover: Takeover = Takeover.REPLACE
+    takeover: Takeover = Takeover.REJECT
 
 
 class Filter(msgspec.Struct):

@@ -41,7 +41,7 @@ async def test_create_and_get_are_the_bare_object(house: Any, prefix: str) -> No
         "token": None,
         "enableTranscoding": True,
         "bypassTranscoding": False,
-        "takeover": "replace",
+        "takeover": "reject",
         "errorMessage": None,
         "startedAt": None,
         "endedAt": None,
@@ -79,7 +79,7 @@ async def test_delete_answers_200_then_404_and_disconnects_the_encoder(house: An
 
 
 async def test_status_follows_the_publication(house: Any) -> None:
-    ingress = (await house.ask("POST", "/v1/ingress", CREATE)).body
+    ingress = (await house.ask("POST", "/v1/ingress", {**CREATE, "takeover": "replace"})).body
 
     async def status() -> str:
         return str((await house.ask("GET", f"/v1/ingress/{ingress['id']}")).body["status"])
