@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from medianode import clock
@@ -111,7 +112,8 @@ class IngressLives:
         pending, self._unwritten = self._unwritten, set()
         if not pending:
             return
-        try:
+        with ExitStack() as unless_done:
+            unless_done.callback(lambda: self._unwritten.update(pending))
             async with self._db.write() as tx:
                 for ingress_id in sorted(pending & self._entries.keys()):
                     entry = self._entries[ingress_id]
@@ -124,9 +126,7 @@ class IngressLives:
                         started_at=entry.started_at,
                         ended_at=entry.ended_at,
                     )
-        except BaseException:
-            self._unwritten |= pending
-            raise
+            unless_done.pop_all()
 
     def _opened(self, event: PublicationOpened) -> None:
         if event.ingress_id is None:

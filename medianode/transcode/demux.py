@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Protocol, cast
@@ -54,15 +55,14 @@ class Demuxer:
         self.tally = Tally()
         self._readers: dict[int, Reader] = {}
         self._ahead: deque[Packet] = deque()
-        try:
+        with ExitStack() as unless_done:
+            unless_done.callback(self.close)
             for kind, streams in enumerate((self._container.streams.video, self._container.streams.audio)):
                 if streams:
                     self._readers[streams[0].index] = _reader(streams[0], kind + 1, self.tally)
             self._source = self._demux()
             self.tracks = self._probe()
-        except BaseException:
-            self.close()
-            raise
+            unless_done.pop_all()
 
     def packets(self, wallclock: float) -> Iterator[Packet]:
         """To the end of the file, or for ever with `loop`; dts starts near 0. `received_at` is the media time (dts) in seconds."""
