@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 from medianode.media.packet import Gap, Packet
 from medianode.media.track import Track
+from medianode.tasks import report_bug
+
+T = TypeVar("T")
 
 
 class Sink(Protocol):
@@ -37,3 +41,13 @@ class Feed(Protocol):
 
     def request_keyframe(self) -> None:
         """Ask the source for a key frame where it can be asked; coalesced, at most one a second."""
+
+
+def tell(method: Callable[[T], None], argument: T) -> bool:
+    """Call a method of a Sink. False where it raised: a reader's bug, reported; it reaches neither the publisher nor other readers."""
+    try:
+        method(argument)
+    except Exception as e:  # noqa: BLE001 - as the docstring says
+        report_bug("sink", e)
+        return False
+    return True

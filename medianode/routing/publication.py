@@ -12,7 +12,7 @@ from medianode.errors import MedianodeError
 from medianode.media.gop import GopCache
 from medianode.media.packet import Gap, Packet
 from medianode.media.track import Track
-from medianode.routing.feed import Sink
+from medianode.routing.feed import Sink, tell
 from medianode.tasks import report_bug
 
 T = TypeVar("T")
@@ -164,8 +164,5 @@ class Publication:
             self.on_keyframe_wanted()
 
     def _call(self, sink: Sink, method: Callable[[T], None], argument: T) -> None:
-        try:
-            method(argument)
-        except Exception as e:  # noqa: BLE001 - as in write
-            report_bug("sink", e)
+        if not tell(method, argument):
             self.detach(sink)

@@ -13,10 +13,9 @@ from medianode.events import Bus, PublicationActive, PublicationEnded, Publicati
 from medianode.media.gop import GopCache
 from medianode.media.packet import Gap
 from medianode.media.track import Track
-from medianode.routing.feed import Sink
+from medianode.routing.feed import Sink, tell
 from medianode.routing.programme import pick_programme
 from medianode.routing.publication import Publication
-from medianode.tasks import report_bug
 
 T = TypeVar("T")
 TAKEOVER_SILENCE = 2.0
@@ -159,10 +158,7 @@ class Room:
                 new.attach(sink)
 
     def _tell(self, sink: Sink, method: Callable[[T], None], argument: T) -> None:
-        try:
-            method(argument)
-        except Exception as e:  # noqa: BLE001 - a reader's bug must not reach the publisher or the other readers
-            report_bug("sink", e)
+        if not tell(method, argument):
             self._sinks = [s for s in self._sinks if s is not sink]
 
     def _hold_expired(self, identity: str) -> None:

@@ -14,7 +14,7 @@ from medianode.errors import LimitExceeded, PeerError, PeerGone
 from medianode.media.gop import GopCache
 from medianode.media.packet import Gap, Packet
 from medianode.media.track import Codec, Kind, Track
-from medianode.routing.feed import Feed, Sink
+from medianode.routing.feed import Feed, Sink, tell
 from medianode.tasks import report_bug
 from medianode.transcode.derive import Output, Settings, Tally
 from medianode.transcode.mailbox import Mailbox, Restart
@@ -333,10 +333,7 @@ class Rendition:
             self._call(sink, sink.on_gap, gap)
 
     def _call(self, sink: Sink, method: Callable[[T], None], argument: T) -> None:
-        try:
-            method(argument)
-        except Exception as e:  # noqa: BLE001 - as in _fan_out
-            report_bug("sink", e)
+        if not tell(method, argument):
             self.detach(sink)
 
     def _cancel_ready(self) -> None:
