@@ -90,6 +90,21 @@ class WsJpeg(Section, frozen=True):
     max_cameras: Count = 64
 
 
+class Rtc(Section, frozen=True):
+    enabled: bool = True
+    listen: str = ":8189"
+    tcp_listen: str = ":8189"
+    public_addresses: tuple[str, ...] = ()
+    stun_servers: tuple[str, ...] = ()
+    turn_servers: tuple[str, ...] = ()
+    turn_secret: str = ""
+    turn_ttl: Positive = 86_400.0
+    playout_delay: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.1
+    rendition_idle: Positive = 15.0
+    consent_timeout: Positive = 15.0
+    workers: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
+
+
 class Limits(Section, frozen=True):
     """Every bound in the code."""
 
@@ -126,6 +141,14 @@ class Limits(Section, frozen=True):
     rendition_queue_packets: Count = 256
     renditions: Count = 16
     decode_pixels: Count = 3840 * 2160 * 4
+    rtc_peers: Count = 2000
+    rtc_connect_timeout: Positive = 15.0
+    rtc_offer_bytes: Count = 131_072
+    rtc_receive_packets: Count = 2048
+    rtc_history_packets: Count = 4096
+    rtc_history_bytes: Count = 16 * 1024 * 1024
+    rtc_unsent_bytes: Count = 8 * 1024 * 1024
+    rtc_tcp_unsent_bytes: Count = 1024 * 1024
     shutdown_grace: Positive = 8.0
 
 
@@ -141,6 +164,7 @@ class Config(Section, frozen=True):
     hls: Hls = Hls()
     mjpeg: Mjpeg = Mjpeg()
     ws_jpeg: WsJpeg = WsJpeg()
+    rtc: Rtc = Rtc()
     limits: Limits = Limits()
 
 
@@ -179,6 +203,9 @@ def _check(config: Config) -> None:
     split_listen(config.rtmp.listen, "rtmp.listen")
     if config.rtmp.tls_listen:
         split_listen(config.rtmp.tls_listen, "rtmp.tls_listen")
+    split_listen(config.rtc.listen, "rtc.listen")
+    if config.rtc.tcp_listen:
+        split_listen(config.rtc.tcp_listen, "rtc.tcp_listen")
     if bool(config.tls.certificate) != bool(config.tls.key):
         raise ConfigError("tls: certificate and key go together; set both or neither")
     if config.public_url and not config.public_url.startswith(("http://", "https://")):

@@ -1,0 +1,1 @@
+"""WHEP: viewers over WebRTC."""
