@@ -162,9 +162,8 @@ def publisher_row(seconds: float) -> bool:
         time.sleep(SETTLE)
         alone, _ = rig.measure(server.pid, seconds)
         row = watch(server.pid, f"http://127.0.0.1:{server.http}/whep/live/s0", 1, alone, seconds)
-    print(
-        f"  publisher: {alone * 100:.2f} % of a core unwatched, {row.us / 1e4:.2f} % with one viewer and its Opus; limit {PUBLISHER_LIMIT} %"
-    )
+    watched = row.us / 1e4
+    print(f"  publisher: {alone * 100:.2f} % of a core unwatched, {watched:.2f} % with one viewer and its Opus; limit {PUBLISHER_LIMIT} %")
     return watched > PUBLISHER_LIMIT or bool(row.complaint)
 
 
