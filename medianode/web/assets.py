@@ -20,11 +20,15 @@ _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".ts": "application/typescript; charset=utf-8",
     ".txt": "text/plain; charset=utf-8",
 }
 _VERSION = re.compile(r"v-[0-9a-f]{12}/")
 _FOREVER = "public, max-age=31536000, immutable"
 _ASK_AGAIN = "no-cache"
+_STABLE = "medianode.js"
+"""What other sites import: they are sent to the versioned name, so that its parts never mix with those of another version."""
+_REDIRECT_AGE = "public, max-age=300"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class Asset:
 
 
 class Assets:
-    """Serves `/static/<name>` (with an ETag) and `/static/v-<hash>/<name>`, where a script's relative imports carry the hash along.
+    """`/static/<name>` (with an ETag; `medianode.js` by a redirect) and `/static/v-<hash>/<name>`; relative imports carry the hash along.
 
     Names are looked up in memory, never on disk: only what stood under `root` at start, with a type known above, is ever served.
     """
@@ -59,6 +63,9 @@ class Assets:
         headers = {**OPEN_CORS, "X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "cross-origin"}
         if asset is None:
             return web.Response(status=404, text="404: no such file\n", headers={**headers, "Cache-Control": "no-store"})
+        if name == _STABLE:
+            to = {**headers, "Location": f"{self.version}/{name}", "Cache-Control": _REDIRECT_AGE}
+            return web.Response(status=302, headers=to)
         headers["ETag"] = asset.etag
         headers["Vary"] = "Accept-Encoding"
         headers["Cache-Control"] = _FOREVER if version and version.group() == f"{self.version}/" else _ASK_AGAIN

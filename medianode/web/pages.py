@@ -1,4 +1,4 @@
-"""Pages: start page, player, embedded player, the certificate to trust, and the small public state that players poll."""
+"""Pages: start page, player, embedded player, publishing from a browser, the certificate to trust; the small state that players poll."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from aiohttp import web
 
 from medianode import __version__, clock
 from medianode.auth import Gatekeeper
-from medianode.config import Config
-from medianode.errors import Forbidden, InvalidRequest, MedianodeError, NotFound, Unauthorized
+from medianode.config import Config, split_listen
+from medianode.errors import Forbidden, InvalidRequest, MedianodeError, NotEnabled, NotFound, Unauthorized
 from medianode.media.names import shown
 from medianode.media.track import Codec
 from medianode.origin import OPEN_CORS, Origin, bearer, media_error, status
@@ -26,7 +26,7 @@ from medianode.web.assets import STATIC, Assets
 Handler = Callable[["Pages", web.Request], Awaitable[web.StreamResponse]]
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,119}")
-_MACHINES = frozenset({"v1", "api", "hls", "live", "ingest", "ingress", "metrics", "static", "healthz", "readyz"})
+_MACHINES = frozenset({"v1", "api", "hls", "live", "whip", "whep", "rtc", "ingest", "ingress", "metrics", "static", "healthz", "readyz"})
 """First parts of paths that programs ask for: errors there are not pages."""
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; media-src 'self' blob:; "
@@ -39,10 +39,13 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+_CAPTURE = "camera=(self), microphone=(self), display-capture=(self), screen-wake-lock=(self), geolocation=()"
+"""Permissions-Policy of the one page that asks for them."""
 _WORDS = {
     400: ("That address is not quite right", "Check the link for a missing or a mistyped part."),
     403: ("Not for this key", "The key that was given has no right to this page."),
     404: ("Nothing here", "There is no such page on this node. Check the link, or ask whoever sent it to you."),
+    501: ("Not switched on", "The operator of this node has not enabled this."),
     429: ("Too many tries", "Please wait a minute, then load this page again."),
 }
 _OOPS = ("Something is wrong on our side", "Please try again in a moment. If it stays like this, tell the operator of this node.")
@@ -107,7 +110,7 @@ class Pages:
         self._ports = (rtmp_port, rtmps_port or rtmp_port)
         self.assets = Assets(static)
         self._templates = {
-            name: Template((STATIC / f"pages/{name}.html").read_text("utf-8")) for name in ("start", "play", "embed", "error")
+            name: Template((STATIC / f"pages/{name}.html").read_text("utf-8")) for name in ("start", "play", "embed", "publish", "error")
         }
 
     def routes(self) -> list[web.RouteDef]:
@@ -116,6 +119,7 @@ class Pages:
             web.get("/play/{app}/{room}", self.play),
             web.get("/play/{app}/{room}/state.json", self.state),
             web.get("/embed/{app}/{room}", self.embed),
+            web.get("/publish/{app}/{room}", self.publish),
             web.get("/certificate.pem", self.certificate),
             web.get("/static/{name:.+}", self.assets.serve),
             _PeopleRoute("GET", "/{path:.*}", self.lost, {}),
@@ -134,6 +138,7 @@ class Pages:
                 "rtmps": f"rtmps://{host}:{tls_port}/live",
                 "certificate": "certificate.pem" if pem else "",
                 "ws_jpeg": "on" if self._config.ws_jpeg.enabled else "",
+                "whip": "on" if self._config.rtc.enabled else "",
             },
             root="",
         )
@@ -141,12 +146,23 @@ class Pages:
     @_readable
     async def play(self, request: web.Request) -> web.StreamResponse:
         app, room = await self._names(request)
-        return self._page("play", {"app": app, "room": room}, root="../../")
+        return self._page("play", {"app": app, "room": room, **self._rtc_ports()}, root="../../")
 
     @_readable
     async def embed(self, request: web.Request) -> web.StreamResponse:
         app, room = await self._names(request)
-        return self._page("embed", {"app": app, "room": room}, root="../../", ancestors="*")
+        return self._page("embed", {"app": app, "room": room, **self._rtc_ports()}, root="../../", ancestors="*")
+
+    @_readable
+    async def publish(self, request: web.Request) -> web.StreamResponse:
+        """From a camera or a screen by WHIP. The key is typed, or stands behind # in the address, which no server gets to see."""
+        if not self._config.rtc.enabled:
+            raise NotEnabled("publishing from a browser needs WebRTC: expected rtc.enabled, got it switched off")
+        app, room = await self._names(request)
+        values = {"app": app, "room": room, "certificate": "certificate.pem" if self._certificate() else "", **self._rtc_ports()}
+        page = self._page("publish", values, root="../../")
+        page.headers["Permissions-Policy"] = _CAPTURE
+        return page
 
     @_readable
     async def certificate(self, request: web.Request) -> web.StreamResponse:
@@ -183,7 +199,9 @@ class Pages:
         title, text = _WORDS.get(code, _OOPS)
         root = "../" * max(0, request.rel_url.raw_path.count("/") - 1)
         page = self._page(
-            "error", {"code": str(code), "title": title, "text": text, "detail": error.message if code < 500 else ""}, root=root
+            "error",
+            {"code": str(code), "title": title, "text": text, "detail": error.message if code < 500 or code == 501 else ""},
+            root=root,
         )
         page.set_status(code)
         page.headers["Cache-Control"] = "no-store"
@@ -204,7 +222,9 @@ class Pages:
         video = programme.video if programme else None
         audio = programme.audio if programme else None
         jpeg = video is not None and video.codec is Codec.MJPEG
-        modes = (["hls"] if self._config.hls.enabled else []) + (["mjpeg"] if video else [])
+        realtime = ["whep"] if self._config.rtc.enabled and programme is not None and programme.tracks else []
+        hls = ["hls"] if self._config.hls.enabled else []
+        modes = ["mjpeg", *realtime, *hls] if jpeg else [*realtime, *hls, *(["mjpeg"] if video else [])]
         meters = programme.meters if programme else {}
         return {
             "onAir": room.on_air if room else False,
@@ -218,8 +238,14 @@ class Pages:
             "jpeg": jpeg,
             "viewers": sum(room.viewers.values()) if room else 0,
             "startedAt": round(room.live_since * 1000) if room and room.on_air else None,
-            "modes": modes[::-1] if jpeg else modes,
+            "modes": modes,
         }
+
+    def _rtc_ports(self) -> dict[str, str]:
+        """Where media goes, for the words about what may be blocked; "" where there is no such door, or the system chooses."""
+        rtc = self._config.rtc
+        udp, tcp = (split_listen(listen)[1] if listen else 0 for listen in (rtc.listen, rtc.tcp_listen))
+        return {"udp": str(udp or ""), "tcp": str(tcp or "")}
 
     def _page(self, name: str, values: Mapping[str, str], *, root: str, ancestors: str = "'self'") -> web.Response:
         fixed = {

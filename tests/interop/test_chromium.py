@@ -76,7 +76,7 @@ def pushing(node: Node) -> list[str]:
 
 async def test_a_minute_of_low_latency_hls_without_a_stall(tmp_path: Path, page: Page) -> None:
     async with running(tmp_path) as node, ffmpeg_process(*pushing(node)):
-        await page.goto(f"{node.http}/play/live/studio")
+        await page.goto(f"{node.http}/play/live/studio?mode=hls")
         await state(page, "playing", "hls")
         # joining may seek once to the live edge; what counts is what follows
         await asyncio.sleep(3)
@@ -96,7 +96,7 @@ async def test_the_plug_is_pulled_and_the_player_goes_on_by_itself(tmp_path: Pat
         loads: list[str] = []
         page.on("load", lambda page: loads.append(page.url))
         async with ffmpeg_process(*pushing(node)):
-            await page.goto(f"{node.http}/play/live/studio")
+            await page.goto(f"{node.http}/play/live/studio?mode=hls")
             await state(page, "playing", "hls")
             await asyncio.sleep(2)
         await state(page, "held")

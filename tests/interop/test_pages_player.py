@@ -20,7 +20,7 @@ from medianode import clock
 from medianode.api.sessions import room_view, view_of
 from medianode.api.urls import Ports, Urls
 from medianode.auth import Door, PublishGrant, ReadGrant, Takeover
-from medianode.config import Config
+from medianode.config import Config, Rtc
 from medianode.errors import MedianodeError, Unauthorized
 from medianode.events import Bus
 from medianode.media.names import room_name
@@ -70,7 +70,7 @@ class Node:
     """A daemon's worth of doors for the pages: state by the real Registry, media by FFmpeg."""
 
     def __init__(self, directory: Path, static: Path) -> None:
-        self.config = Config()
+        self.config = Config(rtc=Rtc(enabled=False))
         self.registry = Registry(Bus(), self.config.limits)
         self.doorkeeper = Doorkeeper()
         self.origin = Origin("", ())

@@ -5,6 +5,7 @@ import { element } from './stage.js';
 const AGE = 10_000;
 const STATUS = { inactive: 'Idle', buffering: 'Connecting', publishing: 'Live', complete: 'Ended', error: 'Failed' };
 const SOURCES = [['rtmp', 'ingress'], ['ws-mjpeg', 'ws-ingest']];
+const KINDS = { rtmp: 'Encoder (RTMP)', whip: 'Browser or encoder (WHIP)', url: 'Pulled from an address', 'ws-mjpeg': 'Camera (JPEG)' };
 
 /** A camera's row names no address: it is this node's. */
 function completed(app, row) {
@@ -18,7 +19,7 @@ function entry(app, kind, path, row) {
   const camera = kind === 'ws-mjpeg';
   return {
     app,
-    kind,
+    kind: camera ? kind : (row.inputType ?? kind),
     id: row.ingressId ?? row.id,
     path: `${path}/${encodeURIComponent(row.ingressId ?? row.id)}`,
     room: camera ? row.room : (row.room ?? row.roomName),
@@ -113,7 +114,7 @@ class Item {
     this.given = given;
     this.state.textContent = STATUS[given.status] ?? given.status;
     this.state.dataset.status = given.status;
-    this.about.textContent = `${given.kind === 'rtmp' ? 'Encoder (RTMP)' : 'Camera (JPEG)'} · ${given.name}`;
+    this.about.textContent = `${KINDS[given.kind] ?? given.kind} · ${given.name}`;
   }
 
   button(words, act, className = '') {

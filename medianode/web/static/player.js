@@ -1,8 +1,10 @@
 /* Player: keeps one room on the screen. Asks the node what is on, picks an engine, and starts over whenever that ends. */
 
 import { HlsEngine, MjpegEngine, NativeEngine, loadHls, playsNatively, unplayable, withToken } from './engines.js';
+import { factsInto, fillPanel, panelRows, shareLinks } from './figures.js';
+import { WhepEngine, canRealtime, probe } from './realtime.js';
 import { Stage } from './stage.js';
-import { bitrate, codec, codecs, copy, elapsed, seconds, MODES } from './words.js';
+import { codec, codecs, MODES } from './words.js';
 
 const POLL_WAITING = 3000;
 const POLL_PLAYING = 5000;
@@ -10,6 +12,10 @@ const SETTLED = 3000; // ms of playing before the node's frame rate is believed
 const STALLED = { say: 2, ask: 3, nudge: 7, rebuild: 14 }; // seconds without movement
 const FAR_BEHIND = 6; // seconds over the target, after which catching up at 1.1 times would take too long
 const BACKOFF = [300, 1000, 2000, 4000, 5000];
+const CLIMB = [30_000, 60_000, 120_000, 300_000, 900_000]; // ms until a better way that failed is tried again
+const NAMES = { realtime: 'whep', webrtc: 'whep', 'll-hls': 'hls' }; // what an operator may call them
+const FORGIVEN = new Set(['late', 'stalled']); // the network's fault may pass; a codec's does not
+const LIVE_ONLY = new Set(['whep', 'mjpeg']); // cannot be paused, only left
 const ROOT = new URL('../../', location.href);
 
 const remembered = {
@@ -37,14 +43,16 @@ class Refusal extends Error {
 }
 
 export class Player {
-  constructor(root, { app, room, embedded = false, hls = true, onFacts = () => {} }) {
+  constructor(root, { app, room, embedded = false, hls = true, engine = '', ports = {}, onFacts = () => {} }) {
     const query = new URLSearchParams(location.search);
-    Object.assign(this, { app, room, embedded, onFacts, hasScript: hls, Hls: null, engine: null, current: null, facts: null });
+    Object.assign(this, { app, room, embedded, ports, onFacts, hasScript: hls, Hls: null, engine: null, current: null, facts: null });
     this.token = query.get('token') ?? '';
-    this.chosen = query.get('mode') in MODES ? query.get('mode') : 'auto';
+    const wanted = query.get('mode') ?? query.get('engine') ?? engine;
+    this.chosen = [NAMES[wanted] ?? wanted].find((mode) => Object.hasOwn(MODES, mode)) ?? 'auto';
     this.paused = query.get('autoplay') === '0';
     this.startMuted = query.has('muted') ? query.get('muted') !== '0' : embedded;
-    this.rejected = new Map();
+    this.rejected = new Map(); // mode → {why, until}; until, on performance.now's clock, it is not picked by itself
+    Object.assign(this, { tumbles: new Map(), probed: null, probing: false, gone: 0 });
     Object.assign(this, { hasPlayed: false, lost: false, playingSince: 0, askedAt: 0, failures: 0, offset: 0, still: 0, last: -1, behind: 0, wakeUp: () => {} });
     this.stage = new Stage(root, { room, embedded });
     const { video } = this.stage;
@@ -65,6 +73,7 @@ export class Player {
     on('live', () => (this.paused ? this.resume() : this.engine?.goLive()));
     on('full', () => this.fullScreen(root));
     on('mode', (mode) => this.choose(mode));
+    on('panel', () => this.figures(this.engine?.stats(Date.now() + this.offset) ?? null));
     on('token', (token) => {
       this.token = token;
       if (!this.embedded) shareLinks(this);
@@ -92,7 +101,7 @@ export class Player {
     const { facts, lost } = this;
     this.offer();
     this.lost &&= !facts.onAir;
-    if (facts.held) return this.rest('held', 2000);
+    if (facts.held) return this.rest('held', 1000);
     if (!facts.onAir) return this.rest(this.hasPlayed && !lost ? 'ended' : 'waiting', POLL_WAITING);
     if (this.paused) {
       this.stage.show('tap');
@@ -114,7 +123,7 @@ export class Player {
     this.facts = await response.json();
     this.askedAt = performance.now();
     this.offset = this.facts.now - (sent + Date.now()) / 2;
-    if (before && codecs(before) !== codecs(this.facts)) this.rejected.clear();
+    if (before && codecs(before) !== codecs(this.facts)) this.forgive();
     this.tellFacts();
   }
 
@@ -154,6 +163,7 @@ export class Player {
   able() {
     const { facts, stage } = this;
     const ways = (facts?.modes ?? []).flatMap((mode) => {
+      if (mode === 'whep') return canRealtime() ? ['whep'] : [];
       if (mode !== 'hls') return [mode];
       return [...(this.Hls?.isSupported() ? ['hls'] : []), ...(playsNatively(stage.video) ? ['native'] : [])];
     });
@@ -162,8 +172,47 @@ export class Player {
 
   pick() {
     const able = this.able();
-    if (this.chosen !== 'auto' && able.includes(this.chosen)) return this.rejected.has(this.chosen) ? null : this.chosen;
-    return able.find((mode) => !this.rejected.has(mode)) ?? null;
+    if (this.chosen !== 'auto' && able.includes(this.chosen)) return this.rejected.get(this.chosen)?.until === Infinity ? null : this.chosen;
+    const now = performance.now();
+    const untried = able.find((mode) => !(this.rejected.get(mode)?.until > now));
+    if (untried) return untried;
+    return able.find((mode) => FORGIVEN.has(this.rejected.get(mode).why)) ?? null; // nothing works: again from the top
+  }
+
+  forgive() {
+    this.rejected.clear();
+    this.tumbles.clear();
+  }
+
+  /** It did not work: for good, or for a while that grows each time. */
+  reject(mode, why) {
+    const again = this.tumbles.get(mode) ?? 0;
+    this.tumbles.set(mode, again + 1);
+    const until = FORGIVEN.has(why) ? performance.now() + CLIMB[Math.min(again, CLIMB.length - 1)] * (0.85 + Math.random() * 0.3) : Infinity;
+    this.rejected.set(mode, { why, until });
+  }
+
+  /** Back up the ladder: while a lesser way plays well, try the better one aside, and change over once it plays too. */
+  async climb() {
+    const { engine, current } = this;
+    const able = this.able();
+    const better = able.slice(0, able.indexOf(current)).find((mode) => this.rejected.get(mode)?.until <= performance.now());
+    if (this.chosen !== 'auto' || !better || this.probing || document.hidden || this.still) return;
+    if (better !== 'whep') {
+      this.reject(better, 'late'); // if it fails again, it waits longer
+      this.rejected.delete(better);
+      return this.finish('switch');
+    }
+    this.probing = true;
+    const player = await probe(this.url('whep/{}'), this.token);
+    this.probing = false;
+    if (!player) this.reject('whep', 'late');
+    else if (this.engine !== engine || this.paused) player.close();
+    else {
+      this.rejected.delete('whep');
+      this.probed = player;
+      this.finish('switch');
+    }
   }
 
   excuse() {
@@ -175,7 +224,7 @@ export class Player {
   /** Why these are pictures without sound, where the browser is the reason. */
   lacking(mode) {
     const { facts } = this;
-    if (mode !== 'mjpeg' || facts.jpeg || this.chosen === 'mjpeg' || !['hls', 'native'].some((way) => this.rejected.has(way))) return '';
+    if (mode !== 'mjpeg' || facts.jpeg || this.chosen === 'mjpeg' || !['hls', 'native'].some((way) => this.rejected.get(way)?.until === Infinity)) return '';
     const given = [facts.videoCodec, facts.audioCodec].filter(Boolean);
     const bad = unplayable(given);
     const names = (bad.length ? bad : given).map(codec).join(' + ');
@@ -215,6 +264,11 @@ export class Player {
 
   build(mode, report) {
     const { video, canvas } = this.stage;
+    if (mode === 'whep') {
+      const taken = this.probed;
+      this.probed = null;
+      return new WhepEngine(video, this.url('whep/{}'), this.token, report, { held: () => this.facts.held || !this.facts.onAir, taken });
+    }
     if (mode === 'mjpeg') return new MjpegEngine(canvas, this.url('live/{}/mjpeg'), this.token, report);
     const playlist = this.url('hls/{}/index.m3u8');
     return mode === 'hls' ? new HlsEngine(this.Hls, video, playlist, this.token, report) : new NativeEngine(video, playlist, this.token, report);
@@ -225,9 +279,20 @@ export class Player {
       this.failures = 0;
       return;
     }
-    if (reason === 'unsupported' || reason === 'media') this.rejected.set(mode, detail ?? reason);
+    const never = reason === 'stalled' && !this.playingSince; // what played may stall once
+    if (reason === 'unsupported' || reason === 'media' || reason === 'late' || never) this.reject(mode, reason);
+    this.gone = reason === 'gone' && this.facts.onAir && !this.facts.held ? this.gone + 1 : 0;
+    if (mode === 'whep' && this.gone > 1) this.reject(mode, 'late'); // on air, and not for real time
+    if (mode === 'whep' && this.chosen === 'whep' && reason === 'late') return this.rest('blocked', POLL_PLAYING, this.blockedWords(detail));
+    if (this.rejected.has(mode)) return;
     const wait = BACKOFF[Math.min(this.failures++, BACKOFF.length - 1)];
     await this.sleep(wait);
+  }
+
+  blockedWords(code) {
+    const { udp, tcp } = this.ports;
+    if (code === 'full') return 'The node has no place for another viewer in real time. Choose Auto or HLS below.';
+    return `Is UDP port ${udp || 8189} ${tcp ? `or TCP port ${tcp} ` : ''}of the node blocked on the way? Choose Auto or HLS below.`;
   }
 
   async begin(mode) {
@@ -256,7 +321,7 @@ export class Player {
       if (!this.hasPlayed) this.stage.show('connecting');
       return;
     }
-    Object.assign(this, { hasPlayed: true, failures: 0, still: 0 });
+    Object.assign(this, { hasPlayed: true, failures: 0, still: 0, gone: 0 });
     this.stage.show('playing');
     this.stage.playing(true);
     if (this.playingSince) return;
@@ -292,6 +357,7 @@ export class Player {
     stage.latency(stats.latency, over);
     this.figures(stats);
     if (performance.now() > this.nextAsk && !document.hidden) this.check();
+    if (this.playingSince && performance.now() - this.playingSince > SETTLED) this.climb();
   }
 
   stalled() {
@@ -342,9 +408,10 @@ export class Player {
   pause() {
     this.paused = true;
     this.stage.playing(false);
-    if (this.current === 'mjpeg') this.finish('switch');
+    const over = LIVE_ONLY.has(this.current);
+    if (over) this.finish('switch');
     else this.stage.video.pause();
-    this.stage.show(this.current === 'mjpeg' ? 'tap' : 'paused');
+    this.stage.show(over ? 'tap' : 'paused');
   }
 
   resume() {
@@ -361,7 +428,7 @@ export class Player {
 
   choose(mode) {
     this.chosen = mode;
-    this.rejected.clear();
+    this.forgive();
     this.finish?.('switch');
     this.wakeUp();
   }
@@ -421,51 +488,14 @@ export class Player {
   figures(stats) {
     const settled = this.playingSince > 0 && this.askedAt - this.playingSince >= SETTLED;
     this.onFacts(this.facts, stats, { mode: this.current, now: Date.now() + this.offset, settled });
-  }
-}
-
-/** The list below the player on /play. */
-function factsInto(list) {
-  const put = (name, value) => {
-    const cell = list.querySelector(`[data-fact="${name}"]`);
-    if (cell.textContent !== value) cell.textContent = value;
-  };
-  return (facts, stats, { mode, now, settled }) => {
-    const size = stats?.width > 16 ? `${stats.width} × ${stats.height}` : facts?.width ? `${facts.width} × ${facts.height}` : null;
-    const fps = mode === 'mjpeg' ? stats?.fps : settled ? facts?.frameRate || stats?.fps : null;
-    list.hidden = !facts?.onAir;
-    put('mode', MODES[mode] ?? '–');
-    put('latency', mode === 'mjpeg' ? 'under a second' : (seconds(stats?.latency) ?? '–'));
-    put('picture', [size, fps ? `${Math.round(fps)} fps` : null].filter(Boolean).join(', ') || '–');
-    put('codec', (facts && codecs(facts)) || '–');
-    put('bitrate', bitrate(facts?.bitrate) ?? '–');
-    put('viewers', facts?.onAir ? String(facts.viewers) : '–');
-    put('since', facts?.startedAt ? elapsed((now - facts.startedAt) / 1000) : '–');
-  };
-}
-
-/** Each with the viewer's token, where the room needs one. */
-function shareLinks(player) {
-  const link = (path) => withToken(player.url(path), player.token);
-  const links = {
-    hls: link('hls/{}/index.m3u8'),
-    mjpeg: link('live/{}/mjpeg'),
-    still: link('live/{}/frame.jpg'),
-    embed: `<iframe src="${link('embed/{}').replaceAll('&', '&amp;')}" width="640" height="360" allow="autoplay; fullscreen" allowfullscreen style="border:0"></iframe>`,
-  };
-  const note = document.querySelector('[data-with-token]');
-  if (note) note.hidden = !player.token;
-  for (const field of document.querySelectorAll('[data-link]')) {
-    field.value = links[field.dataset.link];
-    const button = field.parentElement.querySelector('button');
-    button.onclick = () => copy(button, field.value, field);
+    if (!this.stage.panel.hidden) fillPanel(this.stage.panel.firstChild, panelRows(this.facts, stats, this.current));
   }
 }
 
 function mount(root) {
-  const { app, room, embed, hls } = root.dataset;
+  const { app, room, embed, hls, engine, udp, tcp } = root.dataset;
   const list = document.querySelector('[data-facts]');
-  const player = new Player(root, { app, room, embedded: embed === 'on', hls: hls === 'on', onFacts: list ? factsInto(list) : undefined });
+  const player = new Player(root, { app, room, embedded: embed === 'on', hls: hls === 'on', engine, ports: { udp, tcp }, onFacts: list ? factsInto(list) : undefined });
   shareLinks(player);
   player.run();
 }

@@ -33,6 +33,45 @@ function ffmpeg({ url, secureUrl, streamKey, certificate }) {
 ffmpeg -re -i input.mp4 -c copy -f flv${verify} ${secureUrl}/${streamKey}`;
 }
 
+function obsWhip({ url, key }) {
+  return `OBS Studio 30 or newer
+
+Settings → Stream
+  Service        WHIP
+  Server         ${url}
+  Bearer Token   ${key}
+
+Settings → Output (advanced)
+  Encoder             x264 or a hardware H.264 one
+  Rate control        CBR, 2500 kbit/s, buffer 750 kbit
+  Keyframe interval   2 s
+  B-frames            0
+  Audio encoder       Opus, 48 kHz`;
+}
+
+function ffmpegWhip({ url, key }) {
+  return `ffmpeg -re -stream_loop -1 -i input.mp4 -c:v libx264 -preset veryfast -tune zerolatency \\
+  -profile:v baseline -bf 0 -g 60 -b:v 2500k -maxrate 2500k -bufsize 750k -pix_fmt yuv420p \\
+  -c:a libopus -ar 48000 -ac 2 -b:a 96k \\
+  -f whip -authorization ${key} "${url}"`;
+}
+
+function gstreamerWhip({ url, key }) {
+  return `gst-launch-1.0 \\
+  whipclientsink name=out video-caps="video/x-h264" \\
+    signaller::whip-endpoint="${url}" \\
+    signaller::auth-token="${key}" \\
+  v4l2src ! videoconvert ! queue ! out. \\
+  autoaudiosrc ! audioconvert ! queue ! out.`;
+}
+
+/** How other programs publish by WHIP; `certificate`: where the node's own one is, if it must be trusted. */
+export function whipWords({ url, key, certificate = '' }) {
+  const facts = { url, key };
+  const trust = certificate ? element('p', { className: 'hint' }, 'The node made its certificate itself: ', element('a', { href: certificate, download: 'certificate.pem' }, 'download it'), ' and let the program trust it, or use http:// within your own network.') : null;
+  return [row('WHIP address', url), row('Bearer token', key), trust, ...snippets([['OBS', obsWhip(facts)], ['FFmpeg', ffmpegWhip(facts)], ['GStreamer', gstreamerWhip(facts)]])].filter(Boolean);
+}
+
 function esp32({ wsUrl, streamKey }) {
   const url = new URL(wsUrl);
   const secure = url.protocol === 'wss:';
@@ -117,12 +156,19 @@ function forCamera(made) {
   return [row('WebSocket address', made.wsUrl), row('Camera key', made.streamKey), ...snippets([['ESP32-CAM', esp32(made)], ['Python', python(made)]])];
 }
 
-/** Fill `box` with all that is needed to publish. `made`: StreamHub's answer; `node`: the page's data set; `play`: the player's address. */
-export function showMade(box, { kind, made, node, play: href }) {
+function forWhip(made, node, page) {
+  const { whipUrl, streamKey } = made;
+  const open = element('p', {}, element('a', { className: 'button main', href: `${page}#key=${encodeURIComponent(streamKey)}` }, 'Publish from this browser'));
+  const secure = new URL(whipUrl, document.baseURI).protocol === 'https:';
+  return [open, ...whipWords({ url: new URL(whipUrl, document.baseURI).href, key: streamKey, certificate: secure ? node.certificate : '' })];
+}
+
+/** Fill `box` with all that is needed to publish. `made`: StreamHub's answer; `node`: the page's data set; `play`: the player's address; `page`: where a browser publishes. */
+export function showMade(box, { kind, made, node, play: href, page }) {
   const room = made.roomName ?? made.room;
   const play = element('a', { href }, 'Open its player');
   const note = element('p', { className: 'note' }, 'Whoever has this key can publish here. Keep it to yourself. ', play, ': it waits and starts by itself.');
-  const parts = kind === 'ws-mjpeg' ? forCamera(made) : forEncoder(made, node);
+  const parts = kind === 'ws-mjpeg' ? forCamera(made) : kind === 'whip' ? forWhip(made, node, page) : forEncoder(made, node);
   box.replaceChildren(element('h3', {}, `Key for ${room}`), note, ...parts.filter(Boolean));
   box.hidden = false;
   box.scrollIntoView({ block: 'nearest', behavior: 'smooth' });

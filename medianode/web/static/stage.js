@@ -1,6 +1,6 @@
 /* Stage: the elements of a player and its controls. Knows nothing of the network. */
 
-import { MODES, STATES, TOUCH, seconds } from './words.js';
+import { MODES, STATES, TOUCH, delay } from './words.js';
 
 const ICONS = {
   play: 'M8 5.1v13.8a1 1 0 0 0 1.5.9l11-6.9a1 1 0 0 0 0-1.8l-11-6.9A1 1 0 0 0 8 5.1z',
@@ -8,8 +8,9 @@ const ICONS = {
   sound: 'M4 9v6h4l5 4.5v-15L8 9zm12.2-1.6a6.4 6.4 0 0 1 0 9.2m2.6-11.8a10 10 0 0 1 0 14.4',
   muted: 'M4 9v6h4l5 4.5v-15L8 9zm12.5.6 4.8 4.8m0-4.8-4.8 4.8',
   full: 'M4 9V4h5M20 9V4h-5M4 15v5h5M20 15v5h-5',
+  info: 'M12 3.5a8.5 8.5 0 1 0 0 17 8.5 8.5 0 0 0 0-17zM12 11v5.5M12 7.6v.2',
 };
-const OUTLINED = new Set(['full', 'sound', 'muted']);
+const OUTLINED = new Set(['full', 'sound', 'muted', 'info']);
 const SVG = 'http://www.w3.org/2000/svg';
 const IDLE = 2800;
 
@@ -39,7 +40,7 @@ function iconButton(name, label, className = '') {
   return element('button', { type: 'button', className: `icon ${className}`, title: label, attributes: { 'aria-label': label } }, icon(name));
 }
 
-/** Events on `stage.root`: toggle, mute, live, full, mode (detail), token (detail). */
+/** Events on `stage.root`: toggle, mute, live, full, panel, mode (detail), token (detail). */
 export class Stage {
   constructor(root, { room, embedded }) {
     this.root = root;
@@ -47,7 +48,8 @@ export class Stage {
     this.canvas = element('canvas', { width: 16, height: 9, hidden: true, attributes: { role: 'img', 'aria-label': `Live pictures of ${room}` } });
     this.unmute = element('button', { type: 'button', className: 'unmute', hidden: true }, icon('muted'), 'Tap for sound');
     this.lack = element('p', { className: 'lack', hidden: true, attributes: { role: 'status' } });
-    root.replaceChildren(this.video, this.canvas, this.buildMessage(), this.lack, this.unmute, this.buildBar());
+    this.panel = element('div', { className: 'panel-on', hidden: true, id: 'player-panel', attributes: { role: 'region', 'aria-label': 'Figures of this stream' } }, element('dl'));
+    root.replaceChildren(this.video, this.canvas, this.buildMessage(), this.lack, this.unmute, this.panel, this.buildBar());
     root.classList.toggle('embedded', embedded);
     root.tabIndex = -1;
     this.listen();
@@ -71,9 +73,12 @@ export class Stage {
     this.live = element('button', { type: 'button', className: 'live', title: hint('Go to the live edge', 'l') }, element('i'), element('span', {}, 'Live'));
     this.delay = element('span', { className: 'delay', title: 'Delay from the node to this screen' });
     this.mode = element('select', { className: 'mode', hidden: true, title: 'How it is played', attributes: { 'aria-label': 'How it is played' } });
+    this.info = iconButton('info', hint('Figures', 'i'), 'info');
+    this.info.setAttribute('aria-expanded', 'false');
+    this.info.setAttribute('aria-controls', 'player-panel');
     this.full = iconButton('full', hint('Full screen', 'f'), 'full');
     const gap = element('span', { className: 'gap' });
-    this.bar = element('div', { className: 'bar' }, this.toggle, this.mute, this.volume, this.live, this.delay, gap, this.mode, this.full);
+    this.bar = element('div', { className: 'bar' }, this.toggle, this.mute, this.volume, this.live, this.delay, gap, this.mode, this.info, this.full);
     return this.bar;
   }
 
@@ -83,7 +88,7 @@ export class Stage {
 
   listen() {
     const { root } = this;
-    for (const [button, name] of [[this.toggle, 'toggle'], [this.action, 'toggle'], [this.mute, 'mute'], [this.unmute, 'mute'], [this.live, 'live'], [this.full, 'full']]) {
+    for (const [button, name] of [[this.toggle, 'toggle'], [this.action, 'toggle'], [this.mute, 'mute'], [this.unmute, 'mute'], [this.live, 'live'], [this.full, 'full'], [this.info, 'panel']]) {
       button.addEventListener('click', () => this.emit(name));
     }
     this.volume.addEventListener('input', () => this.emit('volume', Number(this.volume.value)));
@@ -97,12 +102,18 @@ export class Stage {
     for (const picture of [this.video, this.canvas]) picture.addEventListener('dblclick', () => this.emit('full'));
     document.addEventListener('keydown', (e) => this.key(e));
     document.addEventListener('fullscreenchange', () => root.classList.toggle('full', document.fullscreenElement === root));
+    root.addEventListener('panel', () => this.togglePanel());
     this.wake();
+  }
+
+  togglePanel() {
+    this.panel.hidden = !this.panel.hidden;
+    this.info.setAttribute('aria-expanded', String(!this.panel.hidden));
   }
 
   key(e) {
     if (e.ctrlKey || e.metaKey || e.altKey || e.target.closest?.('input, select, textarea, button, a, summary')) return;
-    const name = { ' ': 'toggle', k: 'toggle', m: 'mute', l: 'live', f: 'full' }[e.key];
+    const name = { ' ': 'toggle', k: 'toggle', m: 'mute', l: 'live', f: 'full', i: 'panel' }[e.key];
     if (!name) return;
     e.preventDefault();
     this.emit(name);
@@ -173,8 +184,8 @@ export class Stage {
   }
 
   latency(value, behind) {
-    this.delay.textContent = seconds(value) ?? '';
+    this.delay.textContent = delay(value) ?? '';
     this.live.classList.toggle('behind', behind);
-    this.root.dataset.latency = value === null ? '' : value.toFixed(2);
+    this.root.dataset.latency = value === null ? '' : value.toFixed(3);
   }
 }

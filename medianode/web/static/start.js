@@ -224,7 +224,8 @@ class Card {
 const shown = async (box, app, kind, made) => {
   const room = made.roomName ?? made.room;
   const play = await viewerLink(app, room).catch(() => `play/${encodeURIComponent(app)}/${encodeURIComponent(room)}`);
-  showMade(box, { kind, made, node: document.body.dataset, play });
+  const path = `${encodeURIComponent(app)}/${encodeURIComponent(room)}`;
+  showMade(box, { kind, made: { whipUrl: `whip/${path}`, ...made }, node: document.body.dataset, play, page: `publish/${path}` });
 };
 const keys = new KeyList({ list: $('keys-list'), count: $('keys-count'), wrong: $('keys-wrong'), app: () => $('app').value.trim(), api, why, show: shown });
 
@@ -248,7 +249,7 @@ async function make(again) {
     if (present.length) askFirst(present);
     else {
       const path = `apps/${encodeURIComponent(app)}/${camera ? 'ws-ingest' : 'ingress'}`;
-      const { data } = await api(path, camera ? { room } : { inputType: 'rtmp', room }, 'POST');
+      const { data } = await api(path, camera ? { room } : { inputType: kind, room }, 'POST');
       await shown($('made'), app, kind, data);
       keys.renew();
     }
@@ -304,6 +305,7 @@ $('make').addEventListener('submit', (e) => {
 $('make').addEventListener('invalid', clearMade, true);
 $('app').addEventListener('change', () => keys.renew());
 document.addEventListener('visibilitychange', () => !document.hidden && key && renew().catch(() => {}));
+if (!document.body.dataset.whip) $('kind').querySelector('[value="whip"]').remove();
 if (!document.body.dataset.wsJpeg) $('kind').querySelector('[value="ws-mjpeg"]').remove();
 if (key) await signIn(key);
 else enter(false);

@@ -5,7 +5,7 @@ const CODECS = {
   pcm_alaw: 'G.711 A-law', pcm_mulaw: 'G.711 µ-law',
 };
 
-export const MODES = { auto: 'Auto', hls: 'Low-latency HLS', native: 'HLS (native)', mjpeg: 'MJPEG' };
+export const MODES = { auto: 'Auto', whep: 'Real time (WebRTC)', hls: 'Low-latency HLS', native: 'HLS (native)', mjpeg: 'MJPEG' };
 
 /** state → [title, text]; what is not here needs no words. */
 export const STATES = {
@@ -20,6 +20,7 @@ export const STATES = {
   unsupported: ['This browser cannot play this stream', ''],
   offline: ['Cannot reach the node; trying again…', ''],
   busy: ['Too many viewers, or too many tries', 'Trying again in a moment…'],
+  blocked: ['Real time does not come through', ''],
   tap: ['Ready to play', ''],
 };
 
@@ -35,6 +36,18 @@ export function bitrate(bits) {
 export function seconds(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return null;
   return value < 10 ? `${Math.max(0, value).toFixed(1)} s` : `${Math.round(value)} s`;
+}
+
+/** Under a second in milliseconds. */
+export function delay(value) {
+  if (value === null || value === undefined || !Number.isFinite(value)) return null;
+  return value < 1 ? `${Math.max(0, Math.round(value * 1000))} ms` : seconds(value);
+}
+
+/** 0 to 1 in per cent. */
+export function share(value) {
+  if (value === null || value === undefined) return null;
+  return value > 0 && value < 0.001 ? 'under 0.1 %' : `${(value * 100).toFixed(value ? 1 : 0)} %`;
 }
 
 export function duration(value) {

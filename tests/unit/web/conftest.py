@@ -9,7 +9,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from medianode import clock
 from medianode.auth import Door, PublishGrant, ReadGrant, Takeover
-from medianode.config import Config, Hls
+from medianode.config import Config, Hls, Rtc
 from medianode.errors import Forbidden, NotFound, TooManyRequests, Unauthorized
 from medianode.events import Bus
 from medianode.media.names import room_name
@@ -74,10 +74,17 @@ async def client(registry: Registry) -> AsyncIterator[TestClient[web.Request, we
 
 @pytest.fixture
 async def bare(registry: Registry, tmp_path: Path) -> AsyncIterator[TestClient[web.Request, web.Application]]:
-    """Without hls.js, without a certificate, without HLS."""
+    """Without hls.js, without a certificate, without HLS and WebRTC."""
     (tmp_path / "player.js").write_text("export {};\n")
-    config = Config(hls=Hls(enabled=False))
+    config = Config(hls=Hls(enabled=False), rtc=Rtc(enabled=False))
     async with TestClient(TestServer(application(registry, config, static=tmp_path, pem=None))) as made:
+        yield made
+
+
+@pytest.fixture
+async def still(registry: Registry) -> AsyncIterator[TestClient[web.Request, web.Application]]:
+    """Without WebRTC."""
+    async with TestClient(TestServer(application(registry, Config(rtc=Rtc(enabled=False))))) as made:
         yield made
 
 

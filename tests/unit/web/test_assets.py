@@ -69,6 +69,39 @@ async def test_head(client: Client) -> None:
     assert await response.read() == b""
 
 
+async def test_other_sites_import_one_stable_address(client: Client, version: str) -> None:
+    """It leads to the versioned script, so that its parts are of one version and stay in caches."""
+    first = await client.get("/static/medianode.js", allow_redirects=False)
+    assert (first.status, first.headers["Location"]) == (302, f"{version}/medianode.js")
+    assert first.headers["Cache-Control"] == "public, max-age=300"
+    assert first.headers["Access-Control-Allow-Origin"] == "*"
+    assert first.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
+    script = await client.get("/static/medianode.js")
+    assert script.url.path == f"/static/{version}/medianode.js"
+    assert "immutable" in script.headers["Cache-Control"]
+    assert script.headers["Access-Control-Allow-Origin"] == "*"
+    types = await client.get(f"/static/{version}/medianode.d.ts")
+    assert types.content_type == "application/typescript"
+
+
+def test_what_other_sites_import_depends_on_nothing_else() -> None:
+    """medianode.js and what it imports: no element of our pages, no hls.js."""
+    taken, wanted = set[str](), {"medianode.js"}
+    while wanted:
+        name = wanted.pop()
+        taken.add(name)
+        wanted |= set(re.findall(r"from '\./([\w.]+)'", (STATIC / name).read_text("utf-8"))) - taken
+    assert taken == {"medianode.js", "connection.js"}
+
+
+def test_the_types_name_what_the_script_exports() -> None:
+    script, types = ((STATIC / name).read_text("utf-8") for name in ("medianode.js", "medianode.d.ts"))
+    exported = set(re.findall(r"^export class (\w+)", script, re.MULTILINE))
+    for names in re.findall(r"^export \{([^}]+)\}", script, re.MULTILINE):
+        exported |= {name.strip() for name in names.split(",")}
+    assert exported == set(re.findall(r"^export (?:class|function) (\w+)", types, re.MULTILINE))
+
+
 def test_the_version_changes_with_any_content(tmp_path: Path) -> None:
     (tmp_path / "a.js").write_text("1")
     first = Assets(tmp_path)
@@ -84,7 +117,9 @@ def test_the_version_changes_with_any_content(tmp_path: Path) -> None:
 def test_scripts_and_styles_name_no_other_host() -> None:
     """Nothing is fetched from elsewhere: absolute addresses stand only as XML namespaces and in the texts for encoders."""
     for path in STATIC.glob("*.*"):
-        found = [u for u in re.findall(r"(?:https?:)?//[\w.-]+\.\w+", path.read_text("utf-8")) if "www.w3.org" not in u]
+        found = [
+            u for u in re.findall(r"(?:https?:)?//[\w.-]+\.\w+", path.read_text("utf-8")) if not u.endswith(("www.w3.org", ".example"))
+        ]
         assert found == [], path.name
 
 

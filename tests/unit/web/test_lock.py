@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_each_dependency_is_pinned_to_one_version_and_locked_by_hash() -> None:
-    wanted = json.loads((ROOT / "package.json").read_text())["dependencies"]
+    package = json.loads((ROOT / "package.json").read_text())
+    wanted = package["dependencies"] | package["devDependencies"]
     locked = json.loads((ROOT / "package-lock.json").read_text())["packages"]
     assert wanted
     for name, version in wanted.items():

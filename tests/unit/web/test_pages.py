@@ -20,7 +20,7 @@ JPEG = Track(0, Codec.MJPEG, VIDEO_CLOCK_RATE, width=640, height=480)
 AUDIO = Track(1, Codec.AAC, 48_000, sample_rate=48_000, channels=2)
 
 
-@pytest.mark.parametrize("path", ["/", "/play/live/demo", "/embed/live/demo", "/play/live/li$ve"])
+@pytest.mark.parametrize("path", ["/", "/play/live/demo", "/embed/live/demo", "/publish/live/demo", "/play/live/li$ve"])
 async def test_pages_have_strict_headers_and_no_inline_script_or_style(client: Client, path: str) -> None:
     response = await client.get(path)
     policy = response.headers["Content-Security-Policy"]
@@ -53,7 +53,7 @@ async def test_the_names_reach_the_script_and_all_links_are_relative(client: Cli
 @pytest.mark.parametrize(
     "name", ["%3Cscript%3E", "a%22b", ".hidden", "a..b", "x" * 121, "a%20b", "%F0%9F%98%80", "a%00b", "a%27onload%3D1"]
 )
-@pytest.mark.parametrize("mount", ["play", "embed"])
+@pytest.mark.parametrize("mount", ["play", "embed", "publish"])
 async def test_impossible_names_get_a_readable_page_with_nothing_unescaped(client: Client, mount: str, name: str) -> None:
     response = await client.get(URL(f"/{mount}/live/{name}", encoded=True))
     text = await response.text()
@@ -105,7 +105,7 @@ async def test_state_on_air_held_and_gone(client: Client, registry: Registry, pu
     short, full = [await (await client.get(f"/play/live/{name}/state.json")).json() for name in ("demo", "live-demo")]
     assert short["room"] == full["room"] == "live-demo"
     wanted = {"onAir": True, "held": False, "videoCodec": "h264", "audioCodec": "aac", "width": 1280, "height": 720, "frameRate": 30.0}
-    wanted |= {"bitrate": 2_128_000, "jpeg": False, "viewers": 1, "modes": ["hls", "mjpeg"]}
+    wanted |= {"bitrate": 2_128_000, "jpeg": False, "viewers": 1, "modes": ["whep", "hls", "mjpeg"]}
     assert {k: full[k] for k in wanted} == wanted
     room.end(publication, "peer-gone")
     held = await (await client.get("/play/live/demo/state.json")).json()
@@ -127,7 +127,7 @@ async def test_the_declared_frame_rate_stands_while_the_measured_one_agrees(
 
 @pytest.mark.parametrize(
     ("tracks", "jpeg", "modes"),
-    [((VIDEO,), False, ["hls", "mjpeg"]), ((JPEG,), True, ["mjpeg", "hls"]), ((AUDIO,), False, ["hls"])],
+    [((VIDEO,), False, ["whep", "hls", "mjpeg"]), ((JPEG,), True, ["mjpeg", "whep", "hls"]), ((AUDIO,), False, ["whep", "hls"])],
 )
 async def test_modes_best_first(
     client: Client, registry: Registry, publish: Callable[..., Publication], tracks: tuple[Track, ...], jpeg: bool, modes: list[str]
@@ -221,4 +221,29 @@ async def test_without_hls_only_pictures_are_offered(bare: Client, registry: Reg
     publication = publish(VIDEO, AUDIO)
     body = await (await bare.get("/play/live/demo/state.json")).json()
     assert body["modes"] == ["mjpeg"]
+    registry.on_air("p1", "live-demo").end(publication, "peer-gone", final=True)
+
+
+async def test_only_the_publish_page_may_ask_for_camera_microphone_and_screen(client: Client) -> None:
+    publish, play = await client.get("/publish/live/demo"), await client.get("/play/live/demo")
+    policy = publish.headers["Permissions-Policy"]
+    assert all(f"{what}=(self)" in policy for what in ("camera", "microphone", "display-capture"))
+    assert "camera=()" in play.headers["Permissions-Policy"]
+    assert publish.headers["X-Frame-Options"] == "SAMEORIGIN"
+
+
+async def test_pages_tell_where_media_goes(client: Client) -> None:
+    for path in ("/publish/live/demo", "/play/live/demo", "/embed/live/demo"):
+        assert 'data-udp="8189" data-tcp="8189"' in await (await client.get(path)).text()
+    assert 'data-certificate="certificate.pem"' in await (await client.get("/publish/live/demo")).text()
+    assert 'data-whip="on"' in await (await client.get("/")).text()
+
+
+async def test_without_webrtc_nothing_offers_it(still: Client, registry: Registry, publish: Callable[..., Publication]) -> None:
+    publication = publish(VIDEO, AUDIO)
+    assert (await (await still.get("/play/live/demo/state.json")).json())["modes"] == ["hls", "mjpeg"]
+    assert 'data-whip=""' in await (await still.get("/")).text()
+    page = await still.get("/publish/live/demo")
+    assert page.status == 501
+    assert "rtc.enabled" in await page.text()
     registry.on_air("p1", "live-demo").end(publication, "peer-gone", final=True)
