@@ -12,6 +12,7 @@ from typing import Protocol
 from urllib.parse import parse_qsl
 
 from medianode.errors import TooManyRequests
+from medianode.media.track import Kind
 
 
 class Door(StrEnum):
@@ -42,7 +43,7 @@ class Permission(StrEnum):
 class PublishGrant:
     """Leave to publish as `identity` into `room` (canonical). `hold`: seconds that the publication waits for its encoder to come back.
 
-    `ingress_id` is None in a project open to key-less publishing.
+    `ingress_id` is None for a room token, and in a project open to key-less publishing. `kinds`: what may be published.
     """
 
     project_id: str
@@ -56,6 +57,7 @@ class PublishGrant:
     hold: float
     enable_transcoding: bool = True
     bypass_transcoding: bool = False
+    kinds: frozenset[Kind] = frozenset(Kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

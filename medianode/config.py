@@ -44,6 +44,7 @@ class Rtmp(Section, frozen=True):
     listen: str = ":1935"
     tls_listen: str = ""
     read_interval: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.05
+    realtime_read_interval: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.02
 
 
 class Tls(Section, frozen=True):
@@ -140,6 +141,7 @@ class Limits(Section, frozen=True):
     dvr_room_bytes: Count = 4 * 1024 * 1024 * 1024
     rendition_queue_packets: Count = 256
     renditions: Count = 16
+    audio_renditions: Count = 256
     decode_pixels: Count = 3840 * 2160 * 4
     rtc_peers: Count = 2000
     rtc_connect_timeout: Positive = 15.0

@@ -27,21 +27,29 @@ from medianode.control.ingresses import Ingresses
 from medianode.control.keys import Keys
 from medianode.control.lifecycle import IngressLives
 from medianode.control.projects import Projects
+from medianode.control.room_options import Options, RoomOptions
 from medianode.egress.hls import HlsService
 from medianode.egress.mjpeg import MjpegDoor
 from medianode.egress.rtmp_play import RtmpPlayDesk
 from medianode.egress.screen import Screens
+from medianode.egress.whep.door import WhepDoor
+from medianode.egress.whep.service import WhepService
 from medianode.egress.ws_live import LiveSocketDoor
 from medianode.errors import ConfigError, MedianodeError, PeerGone, StorageError
 from medianode.events import Bus, IngressDeleted
 from medianode.ingress.rtmp import RtmpDoor
+from medianode.ingress.whip.door import WhipDoor
+from medianode.ingress.whip.service import WhipService
 from medianode.ingress.ws_jpeg import CameraDoor
 from medianode.life import LoopLag, Notifier, feed_watchdog, register_process_metrics
 from medianode.listener import HttpListener
+from medianode.media.track import Track
 from medianode.origin import Origin, media_error
 from medianode.routing.publication import Publication
 from medianode.routing.registry import Registry
 from medianode.routing.subscription import Subscription
+from medianode.rtc.endpoint import Endpoint
+from medianode.rtc.signalling import Signalling
 from medianode.store.database import Database, open_database
 from medianode.tasks import background, listen_tcp
 from medianode.transcode.renditions import Renditions
@@ -59,6 +67,7 @@ class Ready:
 
     http_port: int
     rtmp_port: int
+    rtc_port: int
     data_dir: Path
     first: FirstStart
     certificate: Certificate
@@ -72,6 +81,7 @@ class Daemon:
         self.bus = Bus()
         self.registry = Registry(self.bus, config.limits)
         self.lag = LoopLag()
+        self.webrtc: WebRtc | None = None
         self._database: Database | None = None
         self._gatekeeper: Gatekeeper | None = None
         self._origin = Origin(config.public_url, config.http.trusted_proxies)
@@ -86,6 +96,7 @@ class Daemon:
             http = _listen(stack, config.http.listen, "http.listen")
             rtmp = _listen(stack, config.rtmp.listen, "rtmp.listen")
             rtmps = _listen(stack, config.rtmp.tls_listen, "rtmp.tls_listen") if config.rtmp.tls_listen else []
+            rtc = _bind(stack, config) if config.rtc.enabled else None
             database = await stack.enter_async_context(open_database(config.store.url, data_dir, secret_file=config.store.secret_file))
             self._database = database
             certificate = await asyncio.to_thread(open_certificate, config, data_dir)
@@ -96,6 +107,8 @@ class Daemon:
             ingresses = Ingresses(database, self.bus, rooms=limits.rooms)
             lives = IngressLives(database, self.bus)
             await lives.recover()
+            options = RoomOptions(database)
+            await options.load()
             failed = FailedLogins(limits.failed_logins_per_minute)
             self._gatekeeper = gatekeeper = HouseGatekeeper(projects, keys, ingresses, failed, hold=config.ingress.hold)
             self.bus.subscribe(IngressDeleted, self._ingress_deleted)
@@ -108,7 +121,9 @@ class Daemon:
             door = RtmpDoor(
                 config, self.registry, gatekeeper, certificate.context, RtmpPlayDesk(limits.reader_bytes, limits.viewers_per_room)
             )
-            api = Api(config, origin, gatekeeper, self.registry, projects, keys, ingresses, lives, ports)
+            webrtc = self.webrtc = WebRtc(self, rtc, renditions, options) if rtc is not None else None
+            watching = webrtc.whep if webrtc is not None else None
+            api = Api(config, origin, gatekeeper, self.registry, projects, keys, ingresses, lives, ports, renditions, options, watching)
             screens = Screens(renditions, config.mjpeg)
             listener = HttpListener(limits, certificate.context)
             app = web.Application(middlewares=[listener.middleware, api.middleware], client_max_size=limits.http_body_bytes)
@@ -120,6 +135,7 @@ class Daemon:
                 LiveSocketDoor(limits, gatekeeper, self.registry, origin, screens),
                 CameraDoor(config.ws_jpeg, limits, gatekeeper, self.registry, origin),
                 Pages(config, origin, gatekeeper, self.registry, lambda: certificate.pem, rtmp_port=ports.rtmp),
+                *(webrtc.components(gatekeeper, origin) if webrtc is not None else ()),
             ):
                 app.add_routes(component.routes())
 
@@ -135,13 +151,14 @@ class Daemon:
             async with (
                 background(*services),
                 background(hls.serve()),
+                background(*(webrtc.services() if webrtc is not None else ())),
                 background(listener.serve(app, http)),
                 background(door.serve(rtmp, rtmps)),
             ):
                 await asyncio.sleep(0)
                 notifier.tell("READY=1", "STATUS=serving")
                 try:
-                    yield Ready(http[0].getsockname()[1], ports.rtmp, data_dir, first, certificate)
+                    yield Ready(http[0].getsockname()[1], ports.rtmp, rtc.udp_port if rtc is not None else 0, data_dir, first, certificate)
                 finally:
                     self._stopping = True
                     notifier.tell("STOPPING=1")
@@ -180,7 +197,7 @@ class Daemon:
         for project in await projects.list():
             if project.open_publish:
                 log.warning(
-                    "project %s is OPEN: anybody who reaches the RTMP port may publish without a key "
+                    "project %s is OPEN: anybody who reaches the node may publish by RTMP or WHIP without a key "
                     "(PATCH /api/v1/projects/%s with openPublish false closes it)",
                     project.slug,
                     project.slug,
@@ -274,7 +291,9 @@ class Daemon:
             "Media bytes of each live publication",
             *("room", "identity", "track"),
             read=lambda: [
-                ((p.grant.room, p.grant.identity, t.codec.value), p.meters[t.id].nbytes) for p in registry.publications for t in p.tracks
+                ((p.grant.room, p.grant.identity, _track_name(p, t)), p.meters[t.id].nbytes)
+                for p in registry.publications
+                for t in p.tracks
             ],
         )
         telemetry.gauge(
@@ -282,7 +301,9 @@ class Daemon:
             "Packets of each live publication",
             *("room", "identity", "track"),
             read=lambda: [
-                ((p.grant.room, p.grant.identity, t.codec.value), p.meters[t.id].packets) for p in registry.publications for t in p.tracks
+                ((p.grant.room, p.grant.identity, _track_name(p, t)), p.meters[t.id].packets)
+                for p in registry.publications
+                for t in p.tracks
             ],
         )
         telemetry.gauge(
@@ -291,6 +312,40 @@ class Daemon:
             "door",
             read=lambda: _sum((door, n) for room in registry for door, n in room.viewers.items()),
         )
+
+
+class WebRtc:
+    """WHIP in, WHEP out: both doors over one endpoint."""
+
+    def __init__(self, daemon: Daemon, endpoint: Endpoint, renditions: Renditions, options: RoomOptions) -> None:
+        config = daemon.config
+        self._registry = daemon.registry
+        self._endpoint = endpoint
+        self._signalling = Signalling(config.rtc, config.limits, config.public_url)
+        self._default_delay = config.rtc.playout_delay
+        self._options = options
+        options.on_change = self._changed
+        self.whep = WhepService(config, daemon.registry, renditions, endpoint, self.delay)
+        self.whip = WhipService(config, daemon.registry, endpoint)
+
+    def components(self, gatekeeper: Gatekeeper, origin: Origin) -> tuple[Signalling, WhepDoor, WhipDoor]:
+        signalling = self._signalling
+        return (
+            signalling,
+            WhepDoor(gatekeeper, self._registry, origin, signalling, self.whep.join),
+            WhipDoor(gatekeeper, origin, signalling, self.whip.publish),
+        )
+
+    def services(self) -> tuple[Coroutine[Any, Any, None], ...]:
+        return self._endpoint.serve(), self._signalling.serve(), self.whep.serve()
+
+    def delay(self, project_id: str, room: str) -> float:
+        """Seconds that the room's viewers are asked to buffer."""
+        own = self._options.get(project_id, room).playout_delay
+        return self._default_delay if own is None else own
+
+    def _changed(self, project_id: str, room: str, options: Options) -> None:
+        self.whep.set_delay(project_id, room, self.delay(project_id, room))
 
 
 async def serve(config: Config, greet: Callable[[Ready], None]) -> None:
@@ -318,6 +373,26 @@ def _listen(stack: contextlib.AsyncExitStack, value: str, key: str) -> list[sock
         raise ConfigError(
             f"{key}: cannot listen on {value}: {os.strerror(e.errno) if e.errno else e} (medianode doctor tells more)"
         ) from None
+
+
+def _bind(stack: contextlib.AsyncExitStack, config: Config) -> Endpoint:
+    """The WebRTC ports, closed with the stack."""
+    endpoint = Endpoint(config.rtc, config.limits)
+    try:
+        endpoint.open()
+    except OSError as e:
+        where = f"{config.rtc.listen} (UDP) or {config.rtc.tcp_listen or 'nothing'} (TCP)"
+        raise ConfigError(
+            f"rtc.listen: cannot listen on {where}: {os.strerror(e.errno) if e.errno else e} (medianode doctor tells more)"
+        ) from None
+    stack.callback(endpoint.shut)
+    return endpoint
+
+
+def _track_name(publication: Publication, track: Track) -> str:
+    """The codec, and where there are several tracks of a kind what tells the others from the first."""
+    first = publication.video if track.is_video else publication.audio
+    return track.codec.value if track is first else f"{track.codec.value}-{track.layer or track.id}"
 
 
 def _room_states(registry: Registry) -> list[telemetry.Sample]:

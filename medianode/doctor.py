@@ -14,10 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import msgspec
+
 from medianode import clock
 from medianode.certificate import Certificate
 from medianode.config import Config, split_listen
 from medianode.errors import ConfigError, MedianodeError
+from medianode.rtc import selftest
+from medianode.rtc.endpoint import Endpoint
+from medianode.rtc.udp import allowed_buffers, small_buffers
 from medianode.store.database import open_database
 from medianode.tasks import listen_tcp
 from medianode.transcode.inventory import missing_codecs
@@ -46,6 +51,8 @@ async def examine(config: Config) -> AsyncIterator[Finding]:
     for finding in _ports(config):
         yield finding
     data_dir = Path(config.data_dir)
+    async for finding in _webrtc(config):
+        yield finding
     for finding in await asyncio.to_thread(lambda: list(_disk(data_dir))):
         yield finding
     yield await _database(config, data_dir)
@@ -66,6 +73,8 @@ def _ports(config: Config) -> Iterator[Finding]:
     wanted = [("http.listen", config.http.listen), ("rtmp.listen", config.rtmp.listen)]
     if config.rtmp.tls_listen:
         wanted.append(("rtmp.tls_listen", config.rtmp.tls_listen))
+    if config.rtc.enabled and config.rtc.tcp_listen:
+        wanted.append(("rtc.tcp_listen", config.rtc.tcp_listen))
     running = _is_medianode(*split_listen(config.http.listen, "http.listen"))
     for key, value in wanted:
         host, port = split_listen(value, key)
@@ -81,6 +90,41 @@ def _ports(config: Config) -> Iterator[Finding]:
             if isinstance(e, PermissionError):
                 advice = "ports under 1024 want CAP_NET_BIND_SERVICE (AmbientCapabilities= in the unit)"
             yield Finding("warn", "port", f"{key} {value}: {os.strerror(e.errno) if e.errno else e}", advice)
+
+
+async def _webrtc(config: Config) -> AsyncIterator[Finding]:
+    """The UDP port, what the kernel's buffers allow, what browsers are told to connect to, and whether the libraries still fit."""
+    if not config.rtc.enabled:
+        return
+    endpoint = Endpoint(msgspec.structs.replace(config.rtc, tcp_listen=""), config.limits)
+    try:
+        try:
+            endpoint.open()
+            yield Finding("ok", "webrtc", f"rtc.listen {config.rtc.listen} (UDP) is free")
+        except OSError as e:
+            if _is_medianode(*split_listen(config.http.listen, "http.listen")):
+                yield Finding("ok", "webrtc", f"rtc.listen {config.rtc.listen} (UDP) is served by a running medianode")
+            else:
+                text = f"rtc.listen {config.rtc.listen} (UDP): {os.strerror(e.errno) if e.errno else e}"
+                yield Finding("warn", "webrtc", text, "stop what holds it (ss -lunp shows it) or set another port")
+            endpoint = Endpoint(
+                msgspec.structs.replace(config.rtc, listen=f"{config.rtc.listen.rpartition(':')[0]}:0", tcp_listen=""), config.limits
+            )
+            endpoint.open()
+        told = ", ".join(dict.fromkeys(candidate.address for candidate in endpoint.candidates()))
+        yield Finding("ok", "webrtc", f"browsers are told to connect to {told} (besides those: rtc.public_addresses)")
+    finally:
+        endpoint.shut()
+    small = small_buffers(allowed_buffers())
+    for name, size in small:
+        yield Finding("warn", "webrtc", f"{name} is {size} bytes: bursts to many viewers overflow it", f"sysctl -w {name}=8388608")
+    if not small:
+        yield Finding("ok", "webrtc", "the kernel allows socket buffers large enough for bursts")
+    try:
+        for misfit in await selftest.run():
+            yield Finding("warn", "webrtc", misfit, "install the versions of the lock file")
+    except MedianodeError as e:
+        yield Finding("fail", "webrtc", e.message, "WebRTC will not start")
 
 
 def _is_medianode(host: str | None, port: int) -> bool:

@@ -48,7 +48,9 @@ class Filter(msgspec.Struct, rename="camel"):
 
 
 class IngressObject(msgspec.Struct, rename="camel"):
-    """`id` and `ingressId` are the same; `whipUrl` and `token` are null for RTMP."""
+    """`id` and `ingressId` are the same; `whipUrl` and `token` (the stream key, sent as Bearer token) are null for RTMP, `rtmpUrl` and
+    `rtmpsUrl` for WHIP.
+    """
 
     id: str
     ingress_id: str
@@ -115,7 +117,7 @@ class BaxCloud:
                 query=Filter,
                 response=IngressList,
                 summary="List ingresses, newest first",
-                example=IngressList([_EXAMPLE], 1),
+                example=IngressList([_WHIP_EXAMPLE, _EXAMPLE], 2),
                 **many,
             ),
             Route(method="GET", handler=self.get_ingress, response=IngressObject, summary="One ingress", example=_EXAMPLE, **one),
@@ -134,11 +136,12 @@ class BaxCloud:
         if not new.room_name:
             raise InvalidRequest("roomName: expected 1 to 120 characters, got none")
         project = await self._project(call.who)
-        if new.input_type == "WHIP_INPUT":
-            raise NotEnabled("WHIP_INPUT: WHIP is not enabled on this node; use RTMP_INPUT", code="whip-not-enabled")
+        whip = new.input_type == "WHIP_INPUT"
+        if whip and not self._ports.whip:
+            raise NotEnabled("WHIP_INPUT: WHIP is not enabled on this node (rtc.enabled); use RTMP_INPUT", code="whip-not-enabled")
         ingress = await self._ingresses.create(
             project,
-            Door.RTMP,
+            Door.WHIP if whip else Door.RTMP,
             new.room_name,
             new.participant_identity,
             new.participant_name,
@@ -147,7 +150,7 @@ class BaxCloud:
             bypass_transcoding=new.bypass_transcoding,
             takeover=new.takeover,
         )
-        return self._object(call, ingress)
+        return self._object(call, project, ingress)
 
     async def list_ingress(self, call: Call[Principal, Empty, Filter]) -> IngressList:
         project = await self._project(call.who)
@@ -155,33 +158,33 @@ class BaxCloud:
         rows, total = await self._ingresses.list(
             project, room=wanted.room_name or None, kinds=KINDS, limit=wanted.limit, offset=wanted.offset
         )
-        return IngressList([self._object(call, row) for row in rows], total)
+        return IngressList([self._object(call, project, row) for row in rows], total)
 
     async def get_ingress(self, call: Call[Principal, Empty, Empty]) -> IngressObject:
-        return self._object(call, await self._find(call))
+        return self._object(call, *await self._find(call))
 
     async def delete_ingress(self, call: Call[Principal, Empty, Empty]) -> Deleted:
-        ingress = await self._find(call)
+        _, ingress = await self._find(call)
         await self._ingresses.delete(ingress.project_id, ingress.id)
         return Deleted(ingress.id, ingress.id)
 
-    async def _find(self, call: Call[Principal, Any, Any]) -> Ingress:
+    async def _find(self, call: Call[Principal, Any, Any]) -> tuple[Project, Ingress]:
         project = await self._project(call.who)
         ingress = await self._ingresses.get(project.id, call.path("id"))
         if ingress.kind not in KINDS:
             raise NotFound(f"no ingress {ingress.id}")
-        return ingress
+        return project, ingress
 
     async def _project(self, who: Principal) -> Project:
         """The key's own, or the one of X-Project-Id; for a key to the whole node that names none, the one of the first start."""
         return await self._projects.get(who.project_id or DEFAULT_PROJECT)
 
-    def _object(self, call: Call[Principal, Any, Any], ingress: Ingress) -> IngressObject:
+    def _object(self, call: Call[Principal, Any, Any], project: Project, ingress: Ingress) -> IngressObject:
         urls = Urls.of(self._origin, call.request, self._ports)
-        return ingress_object(ingress, self._live, urls)
+        return ingress_object(ingress, project.slug, self._live, urls)
 
 
-def ingress_object(ingress: Ingress, live: Live, urls: Urls) -> IngressObject:
+def ingress_object(ingress: Ingress, slug: str, live: Live, urls: Urls) -> IngressObject:
     rtmp = ingress.kind == Door.RTMP
     return IngressObject(
         id=ingress.id,
@@ -195,8 +198,8 @@ def ingress_object(ingress: Ingress, live: Live, urls: Urls) -> IngressObject:
         stream_key=ingress.stream_key,
         rtmp_url=urls.rtmp if rtmp else None,
         rtmps_url=urls.rtmps if rtmp else None,
-        whip_url=None,
-        token=None,
+        whip_url=None if rtmp else urls.whip(slug, ingress.room),
+        token=None if rtmp else ingress.stream_key,
         enable_transcoding=ingress.enable_transcoding,
         bypass_transcoding=ingress.bypass_transcoding,
         takeover=ingress.takeover,
@@ -228,4 +231,17 @@ _EXAMPLE = IngressObject(
     started_at=None,
     ended_at=None,
     created_at="2026-03-29T14:30:00.000Z",
+)
+_WHIP_EXAMPLE = msgspec.structs.replace(
+    _EXAMPLE,
+    id="IN_g7H8i9J0k1L2",
+    ingress_id="IN_g7H8i9J0k1L2",
+    input_type="WHIP_INPUT",
+    participant_identity="browser",
+    participant_name="Browser",
+    rtmp_url=None,
+    rtmps_url=None,
+    whip_url="https://media.example.com/whip/live/live-my-live-room",
+    token="x" * 32,
+    bypass_transcoding=True,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from medianode.media.track import Codec, Track
 from medianode.routing.publication import Health, Meter
@@ -15,13 +15,27 @@ DRIFTING = 0.2
 SLOW_FRAMES = 0.8
 
 
-def hints(tracks: tuple[Track, ...], meters: dict[int, Meter], health: Health, age: float, now: float) -> list[str]:
-    """One sentence each; empty when all is well. `age`: seconds since the publication opened; `now`: clock.now()."""
+NO_B_FRAMES = "set bframes=0 (OBS: x264 option bframes=0, or B-frames 0)"
+
+
+def hints(
+    tracks: tuple[Track, ...],
+    meters: dict[int, Meter],
+    health: Health,
+    age: float,
+    now: float,
+    realtime: Collection[str] = (),
+) -> list[str]:
+    """One sentence each; empty when all is well. `age`: seconds since the publication opened; `now`: clock.now().
+
+    `realtime`: how the renditions for WebRTC treat the picture at present (`copy`, `b-frames-dropped`, `re-encoded: …`); empty while
+    nobody watches so.
+    """
     found = list(_of_session(tracks, meters, health, age, now))
     for track in tracks:
         meter = meters.get(track.id)
         if meter is not None and track.is_video:
-            found += _of_video(track, meter, now)
+            found += _of_video(track, meter, now, realtime)
         elif track.codec in (Codec.AC3, Codec.EAC3, Codec.FLAC, Codec.PCM_ALAW, Codec.PCM_MULAW):
             found.append(f"{track.codec.value} sound plays in few browsers: set AAC or Opus")
     return found
@@ -45,9 +59,17 @@ def _of_session(tracks: tuple[Track, ...], meters: dict[int, Meter], health: Hea
         yield f"{sum(health.drops.values())} packets were dropped ({', '.join(sorted(health.drops))})"
 
 
-def _of_video(track: Track, meter: Meter, now: float) -> Iterator[str]:
+def _b_frames(realtime: Collection[str]) -> str:
+    if any(treatment.startswith("re-encoded") for treatment in realtime):
+        return f"B-frames: the picture is re-encoded for WebRTC viewers, at the cost of CPU and sharpness: {NO_B_FRAMES}"
+    if "b-frames-dropped" in realtime:
+        return f"B-frames: WebRTC viewers cannot be shown them and see a lower frame rate: {NO_B_FRAMES}"
+    return f"B-frames: for WebRTC viewers they will be left out, or the picture be re-encoded: {NO_B_FRAMES}"
+
+
+def _of_video(track: Track, meter: Meter, now: float, realtime: Collection[str]) -> Iterator[str]:
     if meter.reordered:
-        yield "B-frames: WebRTC viewers will need a re-encode; set bframes=0"
+        yield _b_frames(realtime)
     if meter.keyframe_interval > SLOW_KEYFRAMES:
         yield f"key-frame interval {meter.keyframe_interval:.1f} s makes HLS start slowly: set 2 s"
     elif meter.keyframes == 0 and meter.packets:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import cached_property
 from importlib import resources
 from typing import Any
@@ -21,16 +22,20 @@ from medianode.api.problems import BAXCLOUD, Dialect, answer, dialect_of, from_h
 from medianode.api.router import AnyRoute, Reading, mount
 from medianode.api.sessions import Sessions
 from medianode.api.urls import Ports
+from medianode.api.viewers import Viewers
 from medianode.auth import Gatekeeper, Permission, Principal
 from medianode.config import Config
 from medianode.control.ingresses import Ingresses
 from medianode.control.keys import Keys
 from medianode.control.lifecycle import IngressLives
 from medianode.control.projects import Projects
+from medianode.control.room_options import RoomOptions
+from medianode.egress.whep.service import WhepService
 from medianode.errors import Forbidden, MedianodeError, NotFound
 from medianode.origin import Origin
 from medianode.routing.registry import Registry
 from medianode.tasks import report_bug
+from medianode.transcode.renditions import Renditions
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -52,11 +57,15 @@ class Api:
         ingresses: Ingresses,
         lives: IngressLives,
         ports: Ports,
+        renditions: Renditions | None = None,
+        options: RoomOptions | None = None,
+        whep: WhepService | None = None,
     ) -> None:
         self._gatekeeper = gatekeeper
         self._origin = origin
         self._reading = Reading(config.limits.http_body_bytes, config.limits.request_timeout)
         live = Live(registry, lives)
+        ports = replace(ports, whip=ports.whip and config.rtc.enabled)
         where = (projects, ingresses, live, origin, ports)
         self.typed: list[AnyRoute] = [
             *BaxCloud(*where).routes,
@@ -64,8 +73,9 @@ class Api:
             *streamhub.Ingress(*where).routes,
             *streamhub.Cameras(projects, ingresses, gatekeeper, registry, live, origin, ports, enabled=config.ws_jpeg.enabled).routes,
             *streamhub.Streams(projects, ingresses, registry, live).routes,
-            *Sessions(registry, origin, ports).routes,
+            *Sessions(registry, origin, ports, renditions).routes,
             *Admin(projects, keys).routes,
+            *(Viewers(projects, options, whep).routes if options is not None else ()),
         ]
 
     def routes(self) -> list[web.RouteDef]:

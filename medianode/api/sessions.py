@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 from msgspec import Meta
 
 from medianode import clock
-from medianode.api.hints import hints
+from medianode.api.hints import NO_B_FRAMES, hints
 from medianode.api.problems import OPERATOR
 from medianode.api.router import AnyRoute, Call, Empty, Route
 from medianode.api.shapes import Data, Page, page_of
@@ -21,6 +21,7 @@ from medianode.origin import Origin
 from medianode.routing.publication import Publication
 from medianode.routing.registry import Registry
 from medianode.routing.room import Room
+from medianode.transcode.renditions import Rendition, Renditions
 
 
 class TrackView(msgspec.Struct, rename="camel"):
@@ -64,6 +65,22 @@ class QueueView(msgspec.Struct, rename="camel"):
     dropped: int
 
 
+class RenditionView(msgspec.Struct, rename="camel"):
+    """What is made of this publication now. `video` and `audio`: what its readers want; `treatment`: what is done for it, per kind, and why
+    (`copy`, `b-frames-dropped`, `re-encoded: …`, `aac-to-opus`, …); `latency`: milliseconds that it adds, per kind; `dropped` by cause.
+    """
+
+    video: str
+    audio: str
+    treatment: dict[str, str]
+    users: int
+    transcodes: bool
+    queued: int
+    dropped: dict[str, int]
+    latency: dict[str, float]
+    last_error: str
+
+
 class SessionView(msgspec.Struct, rename="camel"):
     id: str
     app: str
@@ -85,6 +102,7 @@ class SessionView(msgspec.Struct, rename="camel"):
     queue: QueueView
     last_error: str
     hints: list[str]
+    renditions: list[RenditionView] = []
 
 
 class RoomView(msgspec.Struct, rename="camel"):
@@ -111,8 +129,11 @@ class Filter(msgspec.Struct, rename="camel"):
 
 
 class Sessions:
-    def __init__(self, registry: Registry, origin: Origin, ports: Ports) -> None:
+    """`renditions`: the node's, so that a session tells what is made of it; None where there are none."""
+
+    def __init__(self, registry: Registry, origin: Origin, ports: Ports, renditions: Renditions | None = None) -> None:
         self._registry = registry
+        self._renditions = renditions
         self._origin = origin
         self._ports = ports
 
@@ -149,19 +170,23 @@ class Sessions:
 
     async def list_sessions(self, call: Call[Principal, Empty, Filter]) -> Page[SessionView]:
         now = clock.now()
-        found = [view_of(room, p, now) for room in self._rooms(call.who, call.query) for p in room.publications.values()]
+        rooms = self._rooms(call.who, call.query)
+        found = [view_of(room, p, now, self._made()) for room in rooms for p in room.publications.values()]
         return page_of(found, call.query.limit, call.query.offset)
 
     async def get_session(self, call: Call[Principal, Empty, Empty]) -> Data[SessionView]:
         name, _, identity = call.path("session").partition("/")
         for room in self._rooms(call.who, Filter(room=name)):
             if identity in room.publications:
-                return Data(view_of(room, room.publications[identity], clock.now()))
+                return Data(view_of(room, room.publications[identity], clock.now(), self._made()))
         raise NotFound(f"session {name}/{identity} is not live", code="no-such-session")
 
     async def list_rooms(self, call: Call[Principal, Empty, Filter]) -> Page[RoomView]:
         urls = Urls.of(self._origin, call.request, self._ports)
         return page_of([room_view(r, urls) for r in self._rooms(call.who, call.query)], call.query.limit, call.query.offset)
+
+    def _made(self) -> tuple[Rendition, ...]:
+        return self._renditions.all if self._renditions is not None else ()
 
     def _rooms(self, who: Principal, wanted: Filter) -> list[Room]:
         """Those that the key may see, by name."""
@@ -175,9 +200,12 @@ def session_id(publication: Publication) -> str:
     return f"{publication.grant.room}/{publication.grant.identity}"
 
 
-def view_of(room: Room, publication: Publication, now: float) -> SessionView:
-    """The numbers of this moment; `now` is clock.now()."""
+def view_of(room: Room, publication: Publication, now: float, renditions: Iterable[Rendition] = ()) -> SessionView:
+    """The numbers of this moment; `now` is clock.now(). `renditions`: the node's; those of this publication are told."""
     grant, health = publication.grant, publication.health
+    sources = (publication, room) if room.programme is publication else (publication,)
+    made = [r for r in renditions if r.source in sources]
+    realtime = [r.treatment["video"] for r in made if r.realtime and "video" in r.treatment]
     queues = [s for s in publication.sinks if isinstance(s, Queued)]
     age = max(0.0, now - publication.opened_at)
     return SessionView(
@@ -205,7 +233,22 @@ def view_of(room: Room, publication: Publication, now: float) -> SessionView:
             dropped=sum(_count(q.dropped) for q in queues),
         ),
         last_error=health.last_error,
-        hints=hints(publication.tracks, publication.meters, health, age, now),
+        hints=hints(publication.tracks, publication.meters, health, age, now, realtime),
+        renditions=[_rendition(r) for r in made],
+    )
+
+
+def _rendition(rendition: Rendition) -> RenditionView:
+    return RenditionView(
+        video=rendition.want.video,
+        audio=rendition.want.audio,
+        treatment=rendition.treatment,
+        users=rendition.users,
+        transcodes=rendition.transcodes,
+        queued=rendition.queued,
+        dropped=rendition.dropped,
+        latency=rendition.latency,
+        last_error=rendition.last_error,
     )
 
 
@@ -284,11 +327,24 @@ _EXAMPLE = SessionView(
     drift=0.012,
     drops={},
     repairs={},
-    viewers={"hls": 3},
+    viewers={"hls": 1, "whep": 3},
     queue=QueueView(1, 0, 0, 0),
     last_error="",
     hints=[
-        "B-frames: WebRTC viewers will need a re-encode; set bframes=0",
+        f"B-frames: WebRTC viewers cannot be shown them and see a lower frame rate: {NO_B_FRAMES}",
         "key-frame interval 8.3 s makes HLS start slowly: set 2 s",
+    ],
+    renditions=[
+        RenditionView(
+            video="realtime",
+            audio="opus",
+            treatment={"video": "b-frames-dropped", "audio": "aac-to-opus"},
+            users=3,
+            transcodes=True,
+            queued=0,
+            dropped={"b-frame": 812},
+            latency={"audio": 41.5},
+            last_error="",
+        )
     ],
 )

@@ -13,10 +13,14 @@ from medianode.origin import Origin
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where the doors listen really: RTMP, and RTMPS where it has a port of its own (0: it shares RTMP's)."""
+    """Where the doors listen really: RTMP, and RTMPS where it has a port of its own (0: it shares RTMP's).
+
+    `whip`: whether that door is open; it needs no port of its own.
+    """
 
     rtmp: int
     rtmps: int = 0
+    whip: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,13 @@ class Urls:
     @property
     def rtmps(self) -> str:
         return f"rtmps://{self.host}:{self.ports.rtmps or self.ports.rtmp}/live"
+
+    def whip(self, slug: str, room: str) -> str:
+        """Where an encoder publishes by WHIP, its stream key as Bearer token."""
+        return f"{self.base}/whip/{slug}/{quote(room)}"
+
+    def whep(self, slug: str, room: str) -> str:
+        return f"{self.base}/whep/{slug}/{quote(room)}"
 
     def play(self, slug: str, room: str) -> str:
         return f"{self.base}/play/{slug}/{quote(room)}"

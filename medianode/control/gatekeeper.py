@@ -25,12 +25,16 @@ from medianode.control.ingresses import Ingresses
 from medianode.control.keys import Keys
 from medianode.control.projects import Projects
 from medianode.errors import Forbidden, InvalidRequest, NotFound, Unauthorized
-from medianode.media.names import room_name, shown
+from medianode.media.names import check_identity, room_name, shown
+from medianode.media.track import Kind
 from medianode.store.ingresses import Ingress
 from medianode.store.keys import ApiKey
 from medianode.store.projects import Project
 from medianode.store.secrets import key_hash
 
+NO_SUCH_KEY = "publish: the stream key is not known"
+SOURCES = {"camera": Kind.VIDEO, "screen_share": Kind.VIDEO, "microphone": Kind.AUDIO, "screen_share_audio": Kind.AUDIO}
+"""LiveKit's names of what a token may publish."""
 GRANTS = 4096
 GRANTS_TTL = 30.0
 
@@ -54,6 +58,8 @@ class HouseGatekeeper:
         self, door: Door, app: str, key: str, room: str | None = None, *, source: str = "", proves: Callable[[str], bool] | None = None
     ) -> PublishGrant:
         self._failed.check(source, clock.now())
+        if door is Door.WHIP:
+            return await self._publish_by_whip(app, key, room, source)
         parsed = stream_name(key) if door is Door.RTMP else StreamName(key)
         found = await self._by_key(door, (*parsed.secrets, parsed.name))
         if found is not None:
@@ -68,8 +74,26 @@ class HouseGatekeeper:
                 if ingress_of_room is not None:
                     return self._publish_grant(project, ingress_of_room)
             elif project.open_publish and not parsed.secrets:
-                return self._open_grant(project, parsed.name)
-        raise self._wrong("publish: the stream key is not known", source)
+                return self._open_grant(project, door, parsed.name)
+        raise self._wrong(NO_SUCH_KEY, source)
+
+    async def _publish_by_whip(self, app: str, secret: str, room: str | None, source: str) -> PublishGrant:
+        """`secret`: the Bearer token, or the key in the path: a stream key or a room token.
+
+        Without one the room's place in the path may hold the key itself, which is how RTMP's users fill in an address.
+        """
+        if tokens.looks_like_token(secret):
+            return await self._grant_token(app, secret, room, source)
+        found = await self._by_key(Door.WHIP, (secret,) if secret else (room or "",))
+        if found is not None:
+            self._check_password(found[0], (), None, source)
+            return await self._grant_ingress(found[0], app, room if secret else None)
+        if secret:
+            raise self._wrong(NO_SUCH_KEY, source)
+        project = await self._projects.find(app)
+        if project is not None and project.open_publish:
+            return self._open_grant(project, Door.WHIP, room or "")
+        raise Unauthorized("publish: expected the ingress's stream key or a room token as Bearer token", code="token-missing")
 
     async def play(self, app: str, name: str, *, source: str = "") -> ReadGrant:
         self._failed.check(source, clock.now())
@@ -134,11 +158,21 @@ class HouseGatekeeper:
             raise
 
     async def _by_key(self, door: Door, candidates: tuple[str, ...]) -> tuple[Ingress, str] | None:
-        """The first of `candidates` that is a stream key of this door, with its ingress."""
+        """The first of `candidates` that is a stream key of this door, with its ingress.
+
+        Raises Unauthorized (`wrong-door`) where there are only keys of other doors: an ingress takes what its kind says, and its
+        encoder is told so.
+        """
+        other: Ingress | None = None
         for candidate in candidates:
             ingress = await self._ingresses.find_by_stream_key(candidate)
             if ingress is not None and ingress.kind == door:
                 return ingress, candidate
+            other = other or ingress
+        if other is not None:
+            raise Unauthorized(
+                f"this stream key is of an ingress of kind {other.kind}: {door.value} needs one of its own", code="wrong-door"
+            )
         return None
 
     def _check_password(self, ingress: Ingress, others: tuple[str, ...], proves: Callable[[str], bool] | None, source: str) -> None:
@@ -180,7 +214,37 @@ class HouseGatekeeper:
             bypass_transcoding=ingress.bypass_transcoding,
         )
 
-    def _open_grant(self, project: Project, name: str) -> PublishGrant:
+    async def _grant_token(self, app: str, text: str, room: str | None, source: str) -> PublishGrant:
+        """A room token publishes under its own identity, into its own room only. Who holds it already is not put out while heard from."""
+        project = await self._projects.find(app)
+        if project is None:
+            raise NotFound(f"no project {shown(app)}")
+        token = self._verify_token(project, text, source)
+        canonical = room_name(project.slug, room) if room else token.room
+        if not token.can_join or not token.can_publish or not token.room or token.room != canonical:
+            raise Forbidden(f"room {canonical}: this token is not for publishing into it")
+        sources = token.can_publish_sources
+        kinds = frozenset(Kind) if sources is None else frozenset(SOURCES[named] for named in sources if named in SOURCES)
+        if token.audio_only:
+            kinds &= {Kind.AUDIO}
+        if not kinds:
+            raise Forbidden(f"room {canonical}: this token lets neither picture nor sound be published")
+        if not token.identity:
+            raise Forbidden("this token names no identity (sub), and a publisher needs one")
+        return PublishGrant(
+            project_id=project.id,
+            slug=project.slug,
+            room=canonical,
+            identity=check_identity(token.identity, "identity"),
+            name=token.name,
+            kind=Door.WHIP,
+            ingress_id=None,
+            takeover=Takeover.REJECT,
+            hold=self._hold,
+            kinds=kinds,
+        )
+
+    def _open_grant(self, project: Project, door: Door, name: str) -> PublishGrant:
         """Key-less: a stranger must not put out another, hence REJECT; the same encoder coming back finds its old session silent."""
         return PublishGrant(
             project_id=project.id,
@@ -188,7 +252,7 @@ class HouseGatekeeper:
             room=room_name(project.slug, name),
             identity=f"ingress-{project.slug}",
             name="",
-            kind=Door.RTMP,
+            kind=door,
             ingress_id=None,
             takeover=Takeover.REJECT,
             hold=self._hold,
@@ -199,12 +263,7 @@ class HouseGatekeeper:
         at = clock.wallclock()
         if (hit := self._grants.get(seen, clock.now())) is not None and (hit[0].expires_at or 0.0) + tokens.LEEWAY >= at:
             return hit[0]
-        try:
-            token = tokens.verify(project, text, at)
-        except Unauthorized as e:
-            if e.code == Unauthorized.code:
-                self._failed.failed(source, clock.now())
-            raise
+        token = self._verify_token(project, text, source)
         if not token.can_join or not token.can_subscribe or token.room != room:
             raise Forbidden(f"room {room}: this token is not for viewing it")
         grant = ReadGrant(
@@ -218,6 +277,14 @@ class HouseGatekeeper:
         )
         self._grants.put(seen, grant, clock.now(), self._grants.generation)
         return grant
+
+    def _verify_token(self, project: Project, text: str, source: str) -> tokens.Token:
+        try:
+            return tokens.verify(project, text, clock.wallclock())
+        except Unauthorized as e:
+            if e.code == Unauthorized.code:
+                self._failed.failed(source, clock.now())
+            raise
 
     def _wrong(self, message: str, source: str) -> Unauthorized:
         self._failed.failed(source, clock.now())

@@ -121,6 +121,8 @@ class Broadcast:
         for packet in programme.gop.packets if programme else ():
             if (message := self._message(packet, player.stream_id)) is not None:
                 player.send(message, joins=packet.keyframe and packet.track.is_video, now=packet.received_at)
+        if keyframe is None:  # a WebRTC publisher makes none unasked
+            self.room.request_keyframe()
 
     def remove(self, player: RtmpPlayer) -> None:
         self._players = [p for p in self._players if p is not player]

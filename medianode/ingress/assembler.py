@@ -6,9 +6,12 @@ audio before video, or announce nothing. What comes late, or changes its paramet
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import NamedTuple
+
 from medianode import telemetry
 from medianode.errors import LimitExceeded, PeerError, ProtocolError, UnsupportedMedia
-from medianode.ingress.elementary import ElementaryStream
+from medianode.ingress.elementary import ElementaryStream, Unit
 from medianode.media.packet import Gap, Packet
 from medianode.media.timeline import AudioClock, Timeline
 from medianode.media.track import Codec, Kind, Track
@@ -20,27 +23,43 @@ PENDING_PACKETS = 2048
 PENDING_BYTES = 16 << 20
 BAD_FRAMES = 250
 """So many undecodable frames in a row and the publisher is refused."""
+LAYER_WAIT = 0.7
+"""Seconds from the first frame that the start waits for announced layers, once picture and sound are there."""
 
 
-class _Stream:
-    __slots__ = ("audio_clock", "elementary", "last_dts", "waits_keyframe")
+class Stream:
+    """One stream of the publisher. `copied`: the Track of another stream that this one repeats."""
+
+    __slots__ = ("audio_clock", "copied", "elementary", "last_dts", "waits_keyframe")
 
     def __init__(self, elementary: ElementaryStream) -> None:
         self.elementary = elementary
         self.audio_clock: AudioClock | None = None
+        self.copied: Track | None = None
         self.last_dts = -(1 << 62)
         self.waits_keyframe = elementary.codec.kind is Kind.VIDEO
 
 
-class Assembler:
-    """Sync and per publisher. `track_wait`: seconds from the first frame until the stream starts with what there is."""
+class Parsed(NamedTuple):
+    """An access unit that was read and not yet placed."""
 
-    def __init__(self, publication: Publication, track_wait: float, max_tracks: int) -> None:
+    stream: Stream
+    unit: Unit
+
+
+class Assembler:
+    """Sync and per publisher. `track_wait`: seconds from the first frame until the stream starts with what there is.
+
+    `expected`: ids of the tracks that were announced in a way that can be relied on; the start waits for these, no longer and no more.
+    """
+
+    def __init__(self, publication: Publication, track_wait: float, max_tracks: int, expected: frozenset[int] = frozenset()) -> None:
         self._publication = publication
         self._track_wait = track_wait
         self._max_tracks = max_tracks
+        self._expected = expected
         self._timeline = Timeline()
-        self._streams: dict[tuple[Kind, int], _Stream] = {}
+        self._streams: dict[tuple[Kind, int], Stream] = {}
         self._pending: list[Packet] | None = []
         self._pending_bytes = 0
         self._first_at: float | None = None
@@ -61,18 +80,10 @@ class Assembler:
 
     def frame(self, codec: Codec, track_id: int, data: bytes, ms: int, composition_ms: float, now: float) -> None:
         """One access unit at `ms` of the publisher's unwrapped clock; pts is `composition_ms` later."""
-        if self._first_at is None:
-            self._first_at = now
-        stream = self._stream(codec, track_id)
-        try:
-            unit = stream.elementary.unit(data)
-        except ProtocolError as e:
-            self.bad_frame(e)
+        parsed = self.parse(codec, track_id, data, now)
+        if parsed is None:
             return
-        if unit is None:
-            self._drop("no-configuration")
-            return
-        self._bad = 0
+        stream, unit = parsed
         if unit.track is not None:
             self._adopt(stream, unit.track, now)
         track = stream.elementary.track
@@ -80,30 +91,90 @@ class Assembler:
             return
         placed = self._timeline.place(track.id, ms, now)
         if placed.jumped:
-            self._jump()
+            self.jumped()
         if placed.repaired:
-            self._count_repair("timestamp-clamped")
+            self.count_repair("timestamp-clamped")
         if track.is_video:
             dts = placed.ms * 90
-            pts = dts + int(composition_ms * 90)
-            if stream.waits_keyframe and not unit.keyframe:
-                self._drop("waiting-for-keyframe")
-                return
+            self._place(stream, unit, dts, dts + int(composition_ms * 90), now)
+            return
+        if stream.audio_clock is None:
+            stream.audio_clock = AudioClock(track.clock_rate)
+        anchors = stream.audio_clock.anchors
+        pts = stream.audio_clock.place(placed.ms, unit.samples)
+        if stream.audio_clock.anchors != anchors:
+            self.count_repair("audio-reanchored")
+        stream.last_dts = pts
+        self._emit(Packet(track, unit.data, pts, pts, unit.keyframe, now))
+
+    def parse(self, codec: Codec, track_id: int, data: bytes, now: float, layer: str = "") -> Parsed | None:
+        """Read one access unit; None where nothing can be made of it. Raises LimitExceeded on too many tracks."""
+        if self._first_at is None:
+            self._first_at = now
+        stream = self._stream(codec, track_id, layer)
+        try:
+            unit = stream.elementary.unit(data)
+        except ProtocolError as e:
+            self.bad_frame(e)
+            return None
+        if unit is None:
+            self.drop("no-configuration")
+            return None
+        self._bad = 0
+        return Parsed(stream, unit)
+
+    def put(self, parsed: Parsed, ticks: int, now: float, also: int | None = None) -> bool:
+        """An access unit at exactly `ticks` of its track's clock, which is both its pts and its dts.
+
+        `also`: the video track id under which it is shown as well, without its layer (a changed track of both is told once).
+        False where it waits for a key frame and was dropped.
+        """
+        stream, unit = parsed
+        track = stream.elementary.track
+        if track is None:
+            return False
+        copy = None if also is None else self._stream(track.codec, also)
+        new = unit.track
+        if copy is not None and copy.copied is not track:
+            copy.copied = track
+            renewed = replace(track, id=copy.elementary.id, layer="")
+            if renewed != copy.elementary.track:
+                copy.elementary.track = new = renewed
+                copy.waits_keyframe = True
+                if self._pending is not None:
+                    # what waits under the old track will not be shown
+                    copy.last_dts = -(1 << 62)
+        if new is not None:
+            self._adopt(stream, new, now)
+        taken = self._place(stream, unit, ticks, ticks, now)
+        return taken if copy is None or not taken else self._place(copy, unit, ticks, ticks, now)
+
+    def damaged(self, kind: Kind, track_id: int) -> None:
+        """Something of this stream is missing: a picture must not be shown before the next key frame."""
+        stream = self._streams.get((kind, track_id))
+        if stream is not None and kind is Kind.VIDEO:
+            stream.waits_keyframe = True
+
+    @property
+    def decided(self) -> bool:
+        """The tracks are told; from here on a new one is a break for every reader."""
+        return self._pending is None
+
+    def _place(self, stream: Stream, unit: Unit, dts: int, pts: int, now: float) -> bool:
+        track = stream.elementary.track
+        assert track is not None
+        if stream.waits_keyframe:
+            if not unit.keyframe:
+                self.drop("waiting-for-keyframe")
+                return False
             stream.waits_keyframe = False
-            if dts <= stream.last_dts:
-                # two pictures in one millisecond: keep them apart, decoders want growing dts
-                shift = stream.last_dts + 1 - dts
-                dts += shift
-                pts = max(pts, dts)
-        else:
-            if stream.audio_clock is None:
-                stream.audio_clock = AudioClock(track.clock_rate)
-            anchors = stream.audio_clock.anchors
-            pts = dts = stream.audio_clock.place(placed.ms, unit.samples)
-            if stream.audio_clock.anchors != anchors:
-                self._count_repair("audio-reanchored")
+        if dts <= stream.last_dts:
+            # two pictures in one tick: keep them apart, decoders want growing dts
+            dts = stream.last_dts + 1
+            pts = max(pts, dts)
         stream.last_dts = dts
         self._emit(Packet(track, unit.data, pts, dts, unit.keyframe, now))
+        return True
 
     def tick(self, now: float) -> None:
         """Decide when the wait is over; called a few times a second and with every frame while undecided."""
@@ -116,7 +187,7 @@ class Assembler:
         if self._pending:
             self._decide()
 
-    def _stream(self, codec: Codec, track_id: int) -> _Stream:
+    def _stream(self, codec: Codec, track_id: int, layer: str = "") -> Stream:
         key = (codec.kind, track_id)
         stream = self._streams.get(key)
         if stream is None:
@@ -124,14 +195,14 @@ class Assembler:
                 raise LimitExceeded(f"expected at most {self._max_tracks} tracks, got another")
             # 0 and 1 are the main video and audio; multitrack ids follow in pairs
             ident = track_id * 2 + (codec.kind is Kind.AUDIO)
-            stream = self._streams[key] = _Stream(ElementaryStream(ident, codec))
+            stream = self._streams[key] = Stream(ElementaryStream(ident, codec, layer=layer))
         elif stream.elementary.codec is not codec:
             last = stream.last_dts
-            stream = self._streams[key] = _Stream(ElementaryStream(stream.elementary.id, codec))
+            stream = self._streams[key] = Stream(ElementaryStream(stream.elementary.id, codec, layer=layer))
             stream.last_dts = last if codec.kind is Kind.VIDEO else stream.last_dts
         return stream
 
-    def _adopt(self, stream: _Stream, track: Track, now: float) -> None:
+    def _adopt(self, stream: Stream, track: Track, now: float) -> None:
         if track.is_video:
             stream.waits_keyframe = True
         elif stream.audio_clock is not None:
@@ -141,10 +212,20 @@ class Assembler:
             for other in self._streams.values():
                 other.waits_keyframe = other.elementary.codec.kind is Kind.VIDEO
             self._publication.set_tracks(self._tracks())
-        elif {s.elementary.track.kind for s in self._streams.values() if s.elementary.track} == {Kind.VIDEO, Kind.AUDIO} and self._pending:
+        elif self._pending and self._complete(now):
             self._decide()
         else:
             self.tick(now)
+
+    def _complete(self, now: float) -> bool:
+        """All that was announced is there; where nothing was, one of each kind."""
+        known = {s.elementary.track.id for s in self._streams.values() if s.elementary.track}
+        if not self._expected:
+            return len({ident & 1 for ident in known}) == 2
+        if known >= self._expected:
+            return True
+        kinds = {ident & 1 for ident in known} >= {ident & 1 for ident in self._expected}
+        return kinds and self._first_at is not None and now - self._first_at >= LAYER_WAIT
 
     def _tracks(self) -> tuple[Track, ...]:
         known = [s.elementary.track for s in self._streams.values() if s.elementary.track is not None]
@@ -156,8 +237,7 @@ class Assembler:
             return
         self._pending.append(packet)
         self._pending_bytes += len(packet.data)
-        kinds = {s.elementary.track.kind for s in self._streams.values() if s.elementary.track}
-        if len(kinds) == 2 or len(self._pending) >= PENDING_PACKETS or self._pending_bytes >= PENDING_BYTES:
+        if self._complete(packet.received_at) or len(self._pending) >= PENDING_PACKETS or self._pending_bytes >= PENDING_BYTES:
             self._decide()
         else:
             self.tick(packet.received_at)
@@ -176,10 +256,11 @@ class Assembler:
             if current.get(packet.track.id) is packet.track:
                 self._publication.write(packet)
             else:
-                self._drop("track-changed")
+                self.drop("track-changed")
 
-    def _jump(self) -> None:
-        self._count_repair("timestamp-jump")
+    def jumped(self) -> None:
+        """The source's clock jumped: time goes on, and readers are told of the break."""
+        self.count_repair("timestamp-jump")
         for stream in self._streams.values():
             if stream.audio_clock is not None:
                 stream.audio_clock.reset()
@@ -192,18 +273,20 @@ class Assembler:
 
         Drones send garbage between good frames (DJI: a FourCC of nonsense), and sound we cannot carry must not end the picture.
         """
-        self._drop("unsupported" if isinstance(error, UnsupportedMedia) else "undecodable")
+        self.drop("unsupported" if isinstance(error, UnsupportedMedia) else "undecodable")
         self._publication.health.last_error = error.message
         self._bad += 1
         if self._bad >= BAD_FRAMES:
             kind = UnsupportedMedia if isinstance(error, UnsupportedMedia) else ProtocolError
             raise kind(f"{BAD_FRAMES} frames in a row could not be read; the last: {error.message}", code="undecodable-media")
 
-    def _drop(self, cause: str) -> None:
+    def drop(self, cause: str) -> None:
+        """Count one lost packet or frame."""
         drops = self._publication.health.drops
         drops[cause] = drops.get(cause, 0) + 1
         DROPS.labels("ingress", cause).value += 1
 
-    def _count_repair(self, cause: str) -> None:
+    def count_repair(self, cause: str) -> None:
+        """Count one thing that was put right."""
         repairs = self._publication.health.repairs
         repairs[cause] = repairs.get(cause, 0) + 1

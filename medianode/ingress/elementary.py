@@ -32,6 +32,7 @@ class ElementaryStream:
     track: Track | None = None
     length_size: int = 4
     frame_samples: int = 1024
+    layer: str = ""
     _record: bytes = b""
 
     def configure(self, record: bytes) -> Track | None:
@@ -59,7 +60,7 @@ class ElementaryStream:
         return track
 
     def _video(self, config: bytes, width: int, height: int, frame_rate: float = 0.0) -> Track:
-        return Track(self.id, self.codec, VIDEO_CLOCK_RATE, config, width, height, frame_rate)
+        return Track(self.id, self.codec, VIDEO_CLOCK_RATE, config, width, height, frame_rate, layer=self.layer)
 
     def _audio(self, config: bytes, rate: int, channels: int) -> Track:
         if not rate or not channels:

@@ -54,6 +54,8 @@ MAX_UNSENT = 1 << 20
 """Bytes of answers that a peer may leave unread before it is cut off."""
 LINGER = 2.0
 TICK = 0.5
+KEEPING_STEP = 0.97
+"""How much of the time between two pictures a publisher's socket rests while somebody watches by WebRTC."""
 _TLS_HANDSHAKE = b"\x16"
 
 
@@ -90,7 +92,7 @@ class RtmpDoor:
         self.tls = tls
         self.challenge_secret = secrets.token_bytes(32)
         self.sessions: set[RtmpSession] = set()
-        self._resting: list[RtmpSession] = []
+        self._resting: dict[float, list[RtmpSession]] = {}
         self._told_at = -1.0
         self._untold = 0
         self.gate = Gate(config.limits.tcp_connections, config.limits.tcp_connections_per_peer)
@@ -105,18 +107,18 @@ class RtmpDoor:
                 group.create_task(accept(listener, lambda sock, peer: self._arrived(sock, peer, tls_only=True)))
             group.create_task(self._tick())
 
-    def rest(self, session: RtmpSession) -> None:
-        """Let a publisher's bytes gather for `rtmp.read_interval`, and read all publishers' at once then.
+    def rest(self, session: RtmpSession, seconds: float) -> None:
+        """Let a publisher's bytes gather, and read all publishers' who rest that long at once then.
 
         One wake-up per packet costs three times the work: the code of a whole stack goes through cold caches for each.
         """
-        if not self._resting:
-            asyncio.get_running_loop().call_later(self.config.rtmp.read_interval, self._wake)
-        self._resting.append(session)
+        resting = self._resting.setdefault(seconds, [])
+        if not resting:
+            asyncio.get_running_loop().call_later(seconds, self._wake, seconds)
+        resting.append(session)
 
-    def _wake(self) -> None:
-        resting, self._resting = self._resting, []
-        for session in resting:
+    def _wake(self, seconds: float) -> None:
+        for session in self._resting.pop(seconds, ()):
             session.resume()
 
     async def drain(self) -> None:
@@ -218,7 +220,9 @@ class RtmpSession(asyncio.Protocol):
         self._deciding = False
         self._ended_by_peer = False
         self._events: deque[m.ServerEvent] = deque()
-        self._rest = door.config.rtmp.read_interval > 0
+        self._picture_seen = False
+        self._picture_at = 0  # the timestamp of the newest, in milliseconds
+        self._picture_interval = 0.0
         self._bytes_in = BYTES.labels(scheme, "in")
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -252,9 +256,31 @@ class RtmpSession(asyncio.Protocol):
             self._events.extend(self._rtmp.events())
             self._handle_events(None)
         self._flush()
-        if self._publishing and self._rest and not self._deciding and self.transport is not None:
+        if self._publishing and not self._deciding and self.transport is not None and (interval := self._read_interval()) > 0:
             self.transport.pause_reading()
-            self._door.rest(self)
+            self._door.rest(self, interval)
+
+    def _read_interval(self) -> float:
+        """Shorter while somebody watches by WebRTC: what gathers here arrives late and in clumps there.
+
+        Then reads keep step with the pictures: after one, a little less than the time to the next, so that the step creeps forward until
+        it meets the picture's arrival; a read that came too early for it, and brought sound alone, is soon followed by another.
+        """
+        config = self._door.config.rtmp
+        seen, self._picture_seen = self._picture_seen, False
+        if not any(state.publication.realtime for state in self._publishing.values()):
+            return config.read_interval
+        interval = config.realtime_read_interval
+        if 0.0 < self._picture_interval <= config.read_interval:
+            interval = round(self._picture_interval * KEEPING_STEP, 3) if seen else interval / 4
+        return min(config.read_interval, interval)
+
+    def _note_picture(self, timestamp: int) -> None:
+        seconds = (timestamp - self._picture_at) / 1000
+        self._picture_seen, self._picture_at = True, timestamp
+        if 0.0 < seconds < 1.0:
+            known = self._picture_interval
+            self._picture_interval = known + (seconds - known) / 16 if known else seconds
 
     def resume(self) -> None:
         if self.transport is not None and not self.transport.is_closing() and not self._deciding:
@@ -373,6 +399,8 @@ class RtmpSession(asyncio.Protocol):
 
     def _media(self, state: _Publishing, event: m.Media) -> None:
         ms = state.unwrapper.unwrap(event.timestamp)
+        if event.kind is Kind.VIDEO:
+            self._note_picture(event.timestamp)
         now = self._heard_at
         assembler = state.assembler
         try:

@@ -52,6 +52,8 @@ class Track:
     for AC-3 and E-AC-3 the payload of dac3 or dec3; empty for the others.
     Packets carry H.264 and H.265 as NAL units behind 4-byte lengths, without parameter sets.
     `width` and `height` are display pixels after cropping, 0 where not known; `frame_rate` is what the bitstream declares, else 0.0.
+    `layer`: the picture of another video track at its own size and rate (simulcast), by its RID; readers pass it over unless they ask for
+    it. Empty for all other tracks.
     """
 
     id: int
@@ -63,6 +65,7 @@ class Track:
     frame_rate: float = 0.0
     sample_rate: int = 0
     channels: int = 0
+    layer: str = ""
     kind: Kind = field(init=False, compare=False, repr=False)
     is_video: bool = field(init=False, compare=False, repr=False)
 

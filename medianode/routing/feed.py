@@ -13,7 +13,10 @@ T = TypeVar("T")
 
 
 class Sink(Protocol):
-    """A synchronous reader. Called in the loop, takes microseconds, never awaits. One that raises is detached and reported as a bug."""
+    """A synchronous reader. Called in the loop, takes microseconds, never awaits. One that raises is detached and reported as a bug.
+
+    A reader with an attribute `realtime` that is true (WebRTC) waits for every packet: `Publication.realtime` tells the door.
+    """
 
     def on_tracks(self, tracks: tuple[Track, ...]) -> None:
         """The tracks that follow, before their first packet, and again whenever they change (after a Gap)."""

@@ -43,13 +43,20 @@ class Meter:
 
 @dataclass(slots=True)
 class Health:
-    """What the door learns of its peer; read by the session view, metrics and the watchdog."""
+    """What the door learns of its peer; read by the session view, metrics and the watchdog.
+
+    `source_clock`: the sender's wall clock (seconds since 1970) at media time 0, where it tells. `network`: figures of a lossy transport
+    by name, as they are now: `loss` (fraction), `jitter` and `rtt` (seconds); since the start `received`, `lost`, `recovered`,
+    `duplicates`, `nacks`, `keyframe_requests`.
+    """
 
     drops: dict[str, int] = field(default_factory=dict)
     repairs: dict[str, int] = field(default_factory=dict)
     drift: float = 0.0
     last_error: str = ""
     frozen_video: bool = False
+    source_clock: float | None = None
+    network: dict[str, float] = field(default_factory=dict)
 
 
 class Publication:
@@ -152,6 +159,11 @@ class Publication:
 
     def detach(self, sink: Sink) -> None:
         self._sinks = [s for s in self._sinks if s is not sink]
+
+    @property
+    def realtime(self) -> bool:
+        """Whether a reader (a Sink with `realtime` set) waits for every packet, so that its door had better not let them gather."""
+        return any(getattr(sink, "realtime", False) for sink in self._sinks)
 
     @property
     def sinks(self) -> tuple[Sink, ...]:

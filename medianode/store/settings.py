@@ -23,3 +23,13 @@ async def put(tx: Transaction, key: str, value: str) -> None:
 async def lock(tx: Transaction) -> None:
     """Of the nodes that share this database, one at a time goes on from here, until its transaction ends."""
     await tx.first(select(_table.c.key).where(_table.c.key == CANARY).with_for_update())
+
+
+async def below(tx: Transaction, prefix: str) -> dict[str, str]:
+    """All whose key begins so."""
+    rows = await tx.all(select(_table.c.key, _table.c.value).where(_table.c.key.startswith(prefix, autoescape=True)))
+    return {str(row["key"]): bytes(row["value"]).decode() for row in rows}
+
+
+async def remove(tx: Transaction, key: str) -> None:
+    await tx.change(delete(_table).where(_table.c.key == key))

@@ -14,7 +14,8 @@ from medianode.media.packet import Gap, Packet
 from medianode.media.track import VIDEO_CLOCK_RATE, Codec, Track
 from medianode.transcode.decode import AudioDecoder, VideoDecoder
 from medianode.transcode.encode import AudioEncoder, H264Encoder, JpegEncoder
-from medianode.transcode.mailbox import BEHIND, DROPS
+from medianode.transcode.mailbox import BEHIND, DROPS, Order
+from medianode.transcode.rate import SourceRate
 
 DRIFT_SECONDS = 0.1
 """How far derived sound may stray from the source's timestamps before it is put right."""
@@ -22,6 +23,11 @@ SILENCE_SECONDS = 5.0
 """The longest hole that is filled with silence; a longer one, or such a step back, is a Gap."""
 BEHIND_SECONDS = 0.5
 """A picture that waited longer than this is not encoded when a newer one waits too."""
+REALTIME_BEHIND_SECONDS = 0.12
+"""The same for WebRTC, where it would be shown late, or too late for its jitter buffer."""
+
+_REORDER_WINDOW = 32
+"""Pictures in a decoder at most; H.264 and H.265 allow 16."""
 
 Output = Packet | Gap
 
@@ -66,13 +72,13 @@ class Stage(Protocol):
     def close(self) -> None: ...
 
 
-def derive(track: Track, codec: Codec, settings: Settings, tally: Tally) -> Stage:
-    """The stage that makes `codec` of this track. Raises UnsupportedMedia, LimitExceeded."""
-    if codec is Codec.MJPEG:
-        return JpegStage(track, settings, tally)
-    if codec is Codec.H264:
-        return H264Stage(track, settings, tally)
-    return AudioStage(track, codec, tally)
+def derive(order: Order, settings: Settings, tally: Tally, *, realtime: bool = False) -> Stage:
+    """The stage that an order asks for. Raises UnsupportedMedia, LimitExceeded."""
+    if order.codec is Codec.MJPEG:
+        return JpegStage(order.track, settings, tally)
+    if order.codec is Codec.H264:
+        return H264Stage(order.track, settings, tally, realtime=realtime, after=order.after)
+    return AudioStage(order.track, order.codec, tally)
 
 
 class AudioStage:
@@ -219,30 +225,42 @@ class VideoStage:
             self.skipped()
             return []
 
-    def _stale(self, packet: Packet, last: bool) -> bool:
-        return not last and clock.now() - packet.received_at > BEHIND_SECONDS
-
     def _ticks(self, frame: av.VideoFrame, packet: Packet) -> int:
         pts = packet.pts if frame.pts is None else frame.pts
         return pts * VIDEO_CLOCK_RATE // self._track.clock_rate
 
 
 class H264Stage(VideoStage):
-    """Pictures to H.264 at the times they came with. Those that wait too long are left out: never a backlog."""
+    """Pictures to H.264 at the times they came with. Those that wait too long are left out: never a backlog.
 
-    def __init__(self, track: Track, settings: Settings, tally: Tally) -> None:
+    `realtime`: fit for WebRTC, at a rate that follows the source's. `after`: readers have pictures up to this pts already.
+    """
+
+    def __init__(self, track: Track, settings: Settings, tally: Tally, *, realtime: bool = False, after: int | None = None) -> None:
         super().__init__(track, settings, tally)
         self._encoder: H264Encoder | None = None
         self._size = (0, 0)
         self._derived = track
-        self._last_pts: int | None = None
+        self._realtime = realtime
+        self._patience = REALTIME_BEHIND_SECONDS if realtime else BEHIND_SECONDS
+        self._rate = SourceRate(track)
+        self._frame_rate = 0.0
+        self._arrivals: dict[int, float] = {}
+        self._after = self._last_pts = after
+        self._skips = False
         self._wants_key = False
 
     def push(self, packet: Packet, last: bool) -> list[Output]:
-        stale = self._stale(packet, last)
+        stale = not last and clock.now() - packet.received_at > self._patience
         if stale and self._track.codec is Codec.MJPEG:
             self._tally.drop(BEHIND)
             return []
+        if self._realtime:
+            self._rate.push(packet)
+            self._note(packet)
+            if stale is not self._skips:
+                self._skips = stale
+                self._decoder.skip_non_reference(stale)
         frames = self._decode(packet)
         if stale:
             self._tally.drop(BEHIND, len(frames))
@@ -252,6 +270,10 @@ class H264Stage(VideoStage):
     def finish(self) -> list[Output]:
         return []
 
+    def skipped(self) -> None:
+        super().skipped()
+        self._arrivals.clear()
+
     def force_keyframe(self) -> None:
         self._wants_key = True
 
@@ -260,31 +282,51 @@ class H264Stage(VideoStage):
         if self._encoder is not None:
             self._encoder.close()
 
+    def _note(self, packet: Packet) -> None:
+        """A reordered picture leaves the decoder some packets later; it is as old as its own packet."""
+        if len(self._arrivals) >= _REORDER_WINDOW:
+            self._arrivals.pop(next(iter(self._arrivals)))
+        self._arrivals[packet.pts] = packet.received_at
+
     def _encode(self, frame: av.VideoFrame, packet: Packet) -> list[Output]:
         pts = self._ticks(frame, packet)
         if self._last_pts is not None and pts <= self._last_pts:
-            self._tally.drop("timestamp-back")
+            if self._after is None or pts > self._after:
+                self._tally.drop("timestamp-back")
             return []
         self._last_pts = pts
-        encoder = self._encoder
-        if encoder is None or self._size != (frame.width, frame.height):
-            if encoder is not None:
-                encoder.close()
-            self._size = (frame.width, frame.height)
-            rate = self._track.frame_rate or (15.0 if self._track.codec is Codec.MJPEG else 30.0)
-            encoder = self._encoder = H264Encoder(
-                frame.width,
-                frame.height,
-                frame_rate=rate,
-                keyframe_seconds=self._settings.keyframe_seconds,
-                colorspace=frame.colorspace,
-            )
-            self._derived = Track(
-                self._track.id, Codec.H264, VIDEO_CLOCK_RATE, encoder.config, encoder.width, encoder.height, self._track.frame_rate
-            )
+        received_at = self._arrivals.pop(frame.pts or 0, packet.received_at)
+        encoder = self._fitting(frame)
         if self._wants_key:
             self._wants_key, encoder.force_keyframe = False, True
-        return [Packet(self._derived, e.data, e.pts, e.dts, e.keyframe, packet.received_at) for e in encoder.encode(frame, pts)]
+        return [Packet(self._derived, e.data, e.pts, e.dts, e.keyframe, received_at) for e in encoder.encode(frame, pts)]
+
+    def _fitting(self, frame: av.VideoFrame) -> H264Encoder:
+        """The encoder at hand, or a new one where the size changed, or the source's rate has and a key frame is due anyway."""
+        encoder = self._encoder
+        width, height = self._size
+        if encoder is not None and (frame.width, frame.height) == self._size:
+            follows = self._realtime and encoder.key_due(self._last_pts or 0)
+            if not (follows and self._rate.parted(encoder.bound, width, height)):
+                return encoder
+        if encoder is not None:
+            encoder.close()
+        self._size = (frame.width, frame.height)
+        if not self._frame_rate:  # once: the configuration tells it, and an encoder made anew shall have the same
+            self._frame_rate = self._track.frame_rate or self._rate.frame_rate or (15.0 if self._track.codec is Codec.MJPEG else 30.0)
+        encoder = self._encoder = H264Encoder(
+            frame.width,
+            frame.height,
+            frame_rate=self._frame_rate,
+            keyframe_seconds=self._settings.keyframe_seconds,
+            bit_rate=self._rate.bound(frame.width, frame.height) if self._realtime else 0,
+            colorspace=frame.colorspace,
+            realtime=self._realtime,
+        )
+        self._derived = Track(
+            self._track.id, Codec.H264, VIDEO_CLOCK_RATE, encoder.config, encoder.width, encoder.height, self._track.frame_rate
+        )
+        return encoder
 
 
 class JpegStage(VideoStage):

@@ -6,20 +6,33 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
-from medianode import telemetry
+from medianode import clock, telemetry
 from medianode.media.packet import Packet
-from medianode.media.track import Track
+from medianode.media.track import Codec, Track
 
 DROPS = telemetry.counter("medianode_rendition_drops_total", "Packets and frames dropped in renditions, by cause", "cause")
 BEHIND = "rendition-behind"
 
 
 @dataclass(frozen=True, slots=True)
+class Order:
+    """Derive `codec` from this track. `after`: its readers have had pictures up to this pts already, so only later ones are made."""
+
+    track: Track
+    codec: Codec
+    after: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Restart:
-    """The timeline starts anew: these tracks are to be derived from here. Answers carry `epoch`, so that late ones can be told."""
+    """The timeline starts anew: these orders hold from here. Answers carry `epoch`, so that late ones can be told.
+
+    `replay` comes before what is put later: shared packets that a cached GOP bounds, so no bound of the mailbox counts them.
+    """
 
     epoch: int
-    tracks: tuple[Track, ...]
+    orders: tuple[Order, ...]
+    replay: tuple[Packet, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +48,17 @@ class Mailbox:
 
     Bounds: `packets` and `nbytes`. On overflow video jumps to its newest key frame (all of it goes where there is none but the first, and
     what follows up to the next one), then audio goes, oldest first. `dropped` counts by cause.
+    With `age` (seconds) the reader finds no video that waited longer before a key frame: it jumps there.
     """
 
-    def __init__(self, packets: int, nbytes: int) -> None:
+    def __init__(self, packets: int, nbytes: int, age: float | None = None) -> None:
         self._max_packets = packets
         self._max_bytes = nbytes
+        self._max_age = age
         self._items: deque[Item] = deque()
         self._packets = 0
         self._waits_for_key = False
-        self._parked = False
+        self._awaited = 0  # packets that the reader sleeps for; 0: it does not
         self._closed = False
         self._condition = threading.Condition()
         self.nbytes = 0
@@ -71,7 +86,7 @@ class Mailbox:
             self.nbytes += len(packet.data)
             if self._over():
                 self._overflow()
-            if self._parked or self._half_full():
+            if 0 < self._awaited <= self._packets or self._half_full():
                 self._condition.notify()
 
     def restart(self, restart: Restart) -> None:
@@ -93,21 +108,24 @@ class Mailbox:
             self._packets = self.nbytes = 0
             self._condition.notify()
 
-    def take(self, linger: float = 0.0) -> list[Item] | None:
+    def take(self, linger: float = 0.0, batch: int = 1) -> list[Item] | None:
         """Wait for items and return all of them; None once closed.
 
-        `linger`: seconds to wait for more after the first one, so that a thread wakes for a batch and not for each audio frame;
-        cut short when half of a bound is passed.
+        With `linger` (seconds) the reader expects more soon and sleeps until `batch` packets are there, so that it wakes once for a batch
+        and not for each audio frame. What came when the time is over is returned all the same, and where none came the first that does.
         """
         with self._condition:
-            self._parked = True
+            if linger and not self._items and not self._closed:
+                self._awaited = batch
+                self._condition.wait(linger)
+            self._awaited = 1
             while not self._items and not self._closed:
                 self._condition.wait()
-            self._parked = False
-            if linger and not self._closed and not self._half_full():
-                self._condition.wait(linger)
+            self._awaited = 0
             if self._closed:
                 return None
+            if self._max_age is not None:
+                self._forget_late(clock.now() - self._max_age)
             items = list(self._items)
             self._items.clear()
             self._packets = self.nbytes = 0
@@ -131,6 +149,12 @@ class Mailbox:
             index, oldest = next((i, item) for i, item in enumerate(self._items) if isinstance(item, Packet))
             del self._items[index]
             self._forget(oldest)
+
+    def _forget_late(self, since: float) -> None:
+        items = list(self._items)
+        newest = next((i for i in range(len(items) - 1, -1, -1) if _is_key(items[i])), 0)
+        if any(isinstance(item, Packet) and item.track.is_video and item.received_at < since for item in items[:newest]):
+            self._drop_video(items, newest)
 
     def _drop_video(self, items: list[Item], before: int) -> None:
         """Drop video that stands before this index; the reader is told of it there, once."""

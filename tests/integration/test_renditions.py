@@ -341,7 +341,7 @@ async def test_the_number_of_threads_is_bounded() -> None:
             # the source changes to a codec that would need a thread
             second.set_tracks((Track(1, Codec.VP8, 90_000, b"", 320, 240),))
             assert sink.ends == ["node-full"]
-            assert "1 renditions already" in passed.last_error
+            assert "1 renditions of video already" in passed.last_error
 
 
 async def test_garbage_is_counted_and_passed_over(clip: Callable[[str, str], list[Packet]]) -> None:
@@ -480,7 +480,7 @@ async def test_a_gap_of_the_source_starts_the_derived_timeline_anew(clip: Callab
 
 
 async def test_sound_that_comes_late_joins_after_a_gap(clip: Callable[[str, str], list[Packet]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medianode.transcode.renditions.READY_SECONDS", 0.02)
+    monkeypatch.setattr("medianode.transcode.rendition.READY_SECONDS", 0.02)
     packets = clip("av.mp4", f"{SOUND} {VIDEO} -c:v libx264 -preset ultrafast -bf 2 -g 30 -c:a aac")
     pictures, sound = ([p for p in packets if p.track.is_video is kind] for kind in (True, False))
     source, sink = publication(pictures[0].track, sound[0].track), Recorder()
@@ -508,8 +508,8 @@ async def test_no_more_than_the_first_track_of_a_kind_is_derived() -> None:
     assert Want("copy", "copy").select(tracks) == tracks
     assert Want("h264", "opus").select(tracks) == (tracks[0], tracks[2])
     assert Want("none", "aac").select(tracks) == (tracks[2],)
-    assert Want("none", "aac").codec_for(tracks[2]) is None
-    assert Want("h264", "aac").codec_for(tracks[0]) is Codec.H264
+    assert Want("none", "aac").plan(tracks[2]).codec is None
+    assert Want("h264", "aac").plan(tracks[0]).codec is Codec.H264
 
 
 async def test_a_key_frame_can_be_asked_for(pictures: Callable[[str, int], list[bytes]]) -> None:

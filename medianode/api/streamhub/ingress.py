@@ -34,7 +34,7 @@ STATUS: dict[State, Status] = {
 
 
 class NewIngress(msgspec.Struct, rename="camel"):
-    """`url` goes with inputType url. `requirePassword` (ours): the encoder must then bring the `stream_password` as well.
+    """`url` goes with inputType url. `requirePassword` (ours, for rtmp): the encoder must then bring the `stream_password` as well.
 
     `takeover` (ours): what a second encoder with the key does to one that is heard from; a silent one is always replaced.
     """
@@ -59,14 +59,17 @@ class Filter(msgspec.Struct):
 
 
 class IngressGrant(msgspec.Struct, rename="camel", kw_only=True):
-    """What an encoder needs. `url` with `streamKey` behind it is the whole publish address."""
+    """What an encoder needs. For rtmp, `url` with `streamKey` behind it is the whole publish address; for whip, `url` takes an offer and
+    `streamKey` is the Bearer token.
+    """
 
     ingress_id: str
     url: str
     stream_key: str
     room_name: str
-    rtmp_url: str = msgspec.field(name="rtmp_url")
-    rtmps_url: str = msgspec.field(name="rtmps_url")
+    rtmp_url: str | UnsetType = msgspec.field(name="rtmp_url", default=UNSET)
+    rtmps_url: str | UnsetType = msgspec.field(name="rtmps_url", default=UNSET)
+    whip_url: str | UnsetType = msgspec.field(name="whip_url", default=UNSET)
     stream_key_: str = msgspec.field(name="stream_key")
     stream_password: str | UnsetType = msgspec.field(name="stream_password", default=UNSET)
     requires_password: bool = msgspec.field(name="requires_password")
@@ -138,7 +141,7 @@ class Ingress:
                 query=Filter,
                 response=Page[IngressRow],
                 summary="List ingresses, newest first",
-                example=Page([_ROW], 1, 50, 0),
+                example=Page([_WHIP_ROW, _ROW], 2, 50, 0),
                 **many,
             ),
             Route(method="GET", handler=self.get_ingress, response=Data[IngressRow], summary="One ingress", example=Data(_ROW), **one),
@@ -168,11 +171,13 @@ class Ingress:
         new = call.body
         if new.input_type == "url" and not new.url:
             raise InvalidRequest("url: expected an address with inputType url, got nothing")
-        if new.input_type != "rtmp":
+        if new.input_type == "url" or (new.input_type == "whip" and not self._ports.whip):
             raise NotEnabled(f"inputType {new.input_type} is not enabled on this node; use rtmp", code=f"{new.input_type}-not-enabled")
+        if new.input_type == "whip" and new.require_password:
+            raise InvalidRequest("requirePassword: expected with inputType rtmp only: WHIP brings one secret, the stream key")
         row = await self._ingresses.create(
             await self._projects.get(call.path("app")),
-            Door.RTMP,
+            Door(new.input_type),
             new.room,
             new.participant_identity,
             new.participant_name,
@@ -224,7 +229,7 @@ def ingress_row(row: Row, grant: dict[str, Any], live: Live) -> IngressRow:
         input_type=_input_type(row),
         status=STATUS[live.state(row)],
         participant_identity=row.participant_identity,
-        bitrate=round(sum(m.bitrate for m in publication.meters.values())) if publication else 0,
+        bitrate=round(sum(publication.meters[t.id].bitrate for t in publication.tracks if not t.layer)) if publication else 0,
         width=video.width if video else 0,
         height=video.height if video else 0,
         started_at=instant(publication.opened_wallclock if publication else row.started_at),
@@ -240,19 +245,23 @@ def _input_type(row: Row) -> InputType:
 
 
 def _grant(row: Row, slug: str, urls: Urls) -> dict[str, Any]:
+    whip = urls.whip(slug, row.room)
+    addresses = {"url": whip, "whip_url": whip} if row.kind == Door.WHIP else _rtmp(urls)
     return {
+        **addresses,
         "ingress_id": row.id,
-        "url": urls.rtmp,
         "stream_key": row.stream_key,
         "room_name": row.room,
-        "rtmp_url": urls.rtmp,
-        "rtmps_url": urls.rtmps,
         "stream_key_": row.stream_key,
         "stream_password": UNSET if row.password is None else row.password,
         "requires_password": row.password is not None,
         "player_url": urls.play(slug, row.room),
         "embed_iframe": urls.iframe(slug, row.room),
     }
+
+
+def _rtmp(urls: Urls) -> dict[str, Any]:
+    return {"url": urls.rtmp, "rtmp_url": urls.rtmp, "rtmps_url": urls.rtmps}
 
 
 _COMMON: dict[str, Any] = {
@@ -282,4 +291,15 @@ _ROW = IngressRow(
     room="live-demo",
     created_at="2026-03-29T14:00:00.000Z",
     error=None,
+)
+_WHIP_ROW = msgspec.structs.replace(
+    _ROW,
+    ingress_id="IN_g7H8i9J0k1L2",
+    url="https://media.example.com/whip/live/live-demo",
+    rtmp_url=UNSET,
+    rtmps_url=UNSET,
+    whip_url="https://media.example.com/whip/live/live-demo",
+    name="Browser",
+    input_type="whip",
+    participant_identity="browser",
 )

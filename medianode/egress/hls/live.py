@@ -14,7 +14,7 @@ from medianode import clock, telemetry
 from medianode.config import Hls, Limits
 from medianode.egress.hls.budget import Budget
 from medianode.egress.hls.dvr import Disk
-from medianode.egress.hls.muxers import Fmp4, Ts, passes, plan
+from medianode.egress.hls.muxers import Fmp4, Ts, passes, plan, plan_layer
 from medianode.egress.hls.packager import Packager
 from medianode.egress.hls.playlists import Playlist, Waiting
 from medianode.egress.hls.viewers import Viewers
@@ -30,6 +30,8 @@ from medianode.transcode.renditions import Want
 log = logging.getLogger("medianode.hls")
 
 VARIANTS = ("main", "aac", "ts")
+LAYER = "layer"
+"""Begins the name of a variant that is a layer of a simulcast publisher; its track's id follows."""
 LINGER = 30.0
 """Seconds after its end that a room's playlists, with EXT-X-ENDLIST, and segments stay: players finish what they have listed."""
 EPOCH = 1_735_689_600.0
@@ -70,7 +72,7 @@ class Variant:
         token = secrets.token_hex(8)
         self.window = Window(house.config, house.budget, live.key, name, token, start=start, parts=parts)
         self.playlist = Playlist(self.window, house.waiting)
-        self.packager = Packager(self.window, Ts() if is_ts else Fmp4(), house.config, house.limits)
+        self.packager = Packager(self.window, Ts() if is_ts else Fmp4(), house.config, house.limits, self._ask, want.video_track)
         self._live = live
         self._feed: Feed | None = None
         self._task: asyncio.Task[object] | None = None
@@ -115,6 +117,10 @@ class Variant:
         error = self.error or self.packager.error
         if error is not None:
             raise error
+
+    def _ask(self) -> None:
+        if self._feed is not None:
+            self._feed.request_keyframe()
 
     def _join(self) -> None:
         if passes(self.want):
@@ -227,7 +233,24 @@ class LiveRoom:
             self.room.viewers["hls"] += 1
         self.viewers.seen(key, now)
 
+    def layers(self) -> list[tuple[str, Track, float]]:
+        """(name, track, bits per second with sound) of each layer that comes and is smaller than what `main` shows, the best one first."""
+        programme = self.room.programme
+        if programme is None or programme.video is None:
+            return []
+        area = programme.video.width * programme.video.height
+        sound = sum(programme.meters[track.id].bitrate for track in programme.tracks if not track.is_video)
+        found = [
+            (f"{LAYER}{track.id}", track, programme.meters[track.id].bitrate + sound)
+            for track in programme.tracks
+            if track.layer and track.width * track.height < area and programme.meters[track.id].bitrate > 0
+        ]
+        found = [layer for layer in found if self._plan(layer[0], programme.tracks) is not None]
+        return sorted(found, key=lambda layer: layer[1].width * layer[1].height, reverse=True)
+
     def _plan(self, name: str, tracks: tuple[Track, ...]) -> Want | None:
+        if name.startswith(LAYER):
+            return plan_layer(int(name.removeprefix(LAYER)), tracks, ts=self.house.config.container == "ts")
         return plan(name, tracks, ts=self.house.config.container == "ts")
 
     def _start(self, name: str, want: Want) -> Variant:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from medianode.media.track import Codec, Track
@@ -75,6 +76,13 @@ def plan(variant: str, tracks: Sequence[Track], *, ts: bool) -> Want | None:
         video="none" if video is None else "copy" if video in videos else "h264",
         audio="none" if audio is None else "copy" if audio in audios else "aac",
     )
+
+
+def plan_layer(track_id: int, tracks: Sequence[Track], *, ts: bool) -> Want | None:
+    """As `plan`, for the layer that is this track. None where it is not there, or would have to be transcoded."""
+    layer = next((track for track in tracks if track.id == track_id and track.layer), None)
+    want = plan("main", [track for track in tracks if not track.is_video or track is layer], ts=ts)
+    return replace(want, video_track=track_id) if layer is not None and want is not None and passes(want) else None
 
 
 def offers_aac(tracks: Sequence[Track], *, ts: bool) -> bool:

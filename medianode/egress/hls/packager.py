@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 
 from medianode import clock, telemetry
 from medianode.config import Hls, Limits
@@ -107,14 +108,28 @@ class _Track:
 
 
 class Packager:
-    """`error` says why the tracks at hand cannot be packaged."""
+    """`error` says why the tracks at hand cannot be packaged.
 
-    def __init__(self, window: Window, muxer: Muxer, config: Hls, limits: Limits) -> None:
+    `ask` is called for each picture of a segment that is long enough and waits for its end, a key frame: browsers make none unless asked.
+    `video_track`: a layer's id; None: the picture itself.
+    """
+
+    def __init__(
+        self,
+        window: Window,
+        muxer: Muxer,
+        config: Hls,
+        limits: Limits,
+        ask: Callable[[], None] = lambda: None,
+        video_track: int | None = None,
+    ) -> None:
         self.window = window
         self.tracks: tuple[Track, ...] = ()
         self.error: MedianodeError | None = None
         self.frame_rate = 0.0
         self._muxer = muxer
+        self._ask = ask
+        self._video_track = video_track
         self._init: bytes | None = None
         self._parts = window.parts
         self._min = round(config.segment_duration * EARLY * SECOND)
@@ -137,13 +152,15 @@ class Packager:
 
     def on_tracks(self, tracks: tuple[Track, ...]) -> None:
         self._flush()
-        video = next((t for t in tracks if t.is_video and t.codec in self._muxer.video), None)
+        wanted = self._video_track
+        pictures = [t for t in tracks if t.is_video and (not t.layer if wanted is None else t.id == wanted)]
+        video = next((t for t in pictures if t.codec in self._muxer.video), None)
         audio = next((t for t in tracks if not t.is_video and t.codec in self._muxer.audio), None)
         self.tracks = tuple(t for t in (video, audio) if t is not None)
         self.error = None
         self._init = None
         try:
-            if not self.tracks:
+            if not self.tracks or (wanted is not None and video is None):
                 raise UnsupportedMedia(
                     f"HLS: expected a codec that it carries, got {', '.join(t.codec.value for t in tracks) or 'no track'}"
                 )
@@ -275,6 +292,8 @@ class Packager:
             self._frames += 1
         elapsed = now - self._segment_start
         long_enough = elapsed >= self._min and packet.keyframe
+        if elapsed >= self._min and not packet.keyframe and run.is_video:
+            self._ask()
         too_big = self.open_bytes() > self._segment_bytes
         if too_big and now <= self._part_start:
             self.on_gap(Gap("timestamp-stall"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 from pathlib import Path
 from urllib.parse import quote
@@ -13,14 +14,14 @@ from multidict import CIMultiDict
 from medianode import clock, telemetry
 from medianode.auth import Gatekeeper, ReadGrant
 from medianode.config import Config
-from medianode.egress.hls.live import LINGER, VARIANTS, House, LiveRoom, Transcoder, Variant
+from medianode.egress.hls.live import LAYER, LINGER, VARIANTS, House, LiveRoom, Transcoder, Variant
 from medianode.egress.hls.muxers import offers_aac
 from medianode.egress.hls.playlists import Playlist
 from medianode.egress.hls.viewers import Sessions
 from medianode.egress.hls.window import Start, parse_name
 from medianode.errors import Forbidden, InvalidRequest, MedianodeError, NotEnabled, NotFound, PeerTimeout
 from medianode.events import Bus, KeyRevoked, ProjectChanged, RoomLive
-from medianode.media.track import Codec
+from medianode.media.track import Codec, Track
 from medianode.origin import OPEN_CORS, Origin, bearer, media_error
 from medianode.protocols import hls
 from medianode.protocols.rfc6381 import codec_string
@@ -34,6 +35,9 @@ TOKEN_LENGTH = 8192
 AAC_BANDWIDTH = 160_000
 """Bits per second allowed for the sound of the variant `aac` before it has been made."""
 
+PEAK = 1.5
+"""Peak over average bandwidth of a layer of which no segment has been made yet."""
+_LAYER = re.compile(LAYER + r"(?:0|[1-9]\d{0,3})\.m3u8", re.ASCII)
 _CORS = {name: OPEN_CORS[name] for name in ("Access-Control-Allow-Origin", "Access-Control-Expose-Headers")}
 _MEDIA = {**_CORS, "Cache-Control": "public, max-age=31536000, immutable", "Accept-Ranges": "bytes"}
 PLAYLIST = CIMultiDict(_CORS, **{"Content-Type": "application/vnd.apple.mpegurl", "Cache-Control": "no-cache, no-store, must-revalidate"})
@@ -138,7 +142,7 @@ class HlsService:
                 return await self._media(request, *media)
             if name == "index.m3u8":
                 return await self._multivariant(request)
-            if name.endswith(".m3u8") and name[:-5] in VARIANTS:
+            if name.endswith(".m3u8") and (name[:-5] in VARIANTS or _LAYER.fullmatch(name)):
                 return await self._playlist(request, name[:-5])
             raise NotFound("no such HLS resource")
         except MedianodeError as e:
@@ -185,6 +189,8 @@ class HlsService:
             sound = (*[codec_string(track) for track in variant.packager.tracks if track.is_video], "mp4a.40.2")
             more = (row.bandwidth + AAC_BANDWIDTH, row.average_bandwidth + AAC_BANDWIDTH)
             rows.append(hls.Variant(f"aac.m3u8{query}", *more, sound, row.width, row.height, row.frame_rate))
+        if name == "main":
+            rows += [_layer_inf(live, *layer, query) for layer in live.layers()]
         return self._answer("multivariant", hls.multivariant(rows).encode(), PLAYLIST)
 
     async def _playlist(self, request: web.Request, name: str) -> web.Response:
@@ -300,6 +306,15 @@ def _stream_inf(variant: Variant, query: str) -> hls.Variant:
         return hls.Variant(uri, peak, average, codecs)
     declared = video.frame_rate if video.codec is not Codec.MJPEG else 0.0
     return hls.Variant(uri, peak, average, codecs, video.width, video.height, declared or packager.frame_rate)
+
+
+def _layer_inf(live: LiveRoom, name: str, track: Track, bitrate: float, query: str) -> hls.Variant:
+    """What the segments have shown once there are some, and before that what comes in."""
+    variant = live.variants.get(name)
+    if variant is not None and variant.window.started and variant.packager.tracks:
+        return _stream_inf(variant, query)
+    codecs = tuple(codec_string(t) for t in (track, *[t for t in live.room.tracks if not t.is_video][:1]))
+    return hls.Variant(f"{name}.m3u8{query}", round(bitrate * PEAK), round(bitrate), codecs, track.width, track.height, track.frame_rate)
 
 
 def _refusal(error: MedianodeError) -> web.Response:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from medianode.config import Config
+from medianode.auth import Door
+from medianode.config import Config, Rtc
 
 CREATE = {
     "inputType": "RTMP_INPUT",
@@ -99,13 +100,36 @@ async def test_status_follows_the_publication(house: Any) -> None:
     assert (failed["status"], failed["errorMessage"]) == ("ERROR", "codec XYZ")
 
 
-async def test_whip_is_clearly_not_enabled(house: Any) -> None:
+async def test_whip_has_its_address_and_the_key_as_bearer_token(house: Any) -> None:
+    wanted = {**CREATE, "inputType": "WHIP_INPUT", "participantIdentity": "browser", "bypassTranscoding": True}
+    made = await house.ask("POST", "/v1/ingress", wanted)
+    assert made.status == 201
+    whip = made.body
+    assert whip["token"] == whip["streamKey"]
+    assert {name: whip[name] for name in ("inputType", "whipUrl", "rtmpUrl", "rtmpsUrl", "bypassTranscoding", "status")} == {
+        "inputType": "WHIP_INPUT",
+        "whipUrl": "https://media.example.com/whip/live/live-my-live-room",
+        "rtmpUrl": None,
+        "rtmpsUrl": None,
+        "bypassTranscoding": True,
+        "status": "INACTIVE",
+    }
+    rtmp = (await house.ask("POST", "/v1/ingress", CREATE)).body
+    assert (await house.ask("GET", "/v1/ingress")).body == {"items": [rtmp, whip], "total": 2}
+    await house.publish(whip["token"], door=Door.WHIP)
+    assert (await house.ask("GET", f"/v1/ingress/{whip['id']}")).body["status"] == "ACTIVE"
+    assert (await house.ask("DELETE", f"/v1/ingress/{whip['id']}")).status == 200
+    assert [e.code for e in house.kicked] == ["ingress-deleted"]
+
+
+async def test_whip_that_is_switched_off_is_told(make_house: Any) -> None:
+    house = await make_house(Config(rtc=Rtc(enabled=False)))
     refused = await house.ask("POST", "/v1/ingress", {**CREATE, "inputType": "WHIP_INPUT", "bypassTranscoding": True})
     assert refused.status == 501
     assert refused.body == {
         "statusCode": 501,
         "error": "Not Implemented",
-        "message": "WHIP_INPUT: WHIP is not enabled on this node; use RTMP_INPUT",
+        "message": "WHIP_INPUT: WHIP is not enabled on this node (rtc.enabled); use RTMP_INPUT",
         "code": "whip-not-enabled",
         "success": False,
     }

@@ -9,7 +9,7 @@ import pytest
 
 from medianode import clock
 from medianode.auth import Door
-from medianode.config import Config, WsJpeg
+from medianode.config import Config, Rtc, WsJpeg
 
 APP = "/api/v1/apps/live"
 BASE = "https://media.example.com"
@@ -212,7 +212,7 @@ async def test_ingress_password(house: Any) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "said"),
     [
-        ({"inputType": "whip"}, 501, "inputType whip is not enabled on this node; use rtmp"),
+        ({"inputType": "whip", "requirePassword": True}, 400, None),
         ({"inputType": "url", "url": "rtsp://cam/1"}, 501, "inputType url is not enabled on this node; use rtmp"),
         ({"inputType": "url"}, 400, ["url: expected an address with inputType url, got nothing"]),
         ({"inputType": "srt"}, 400, ["inputType: expected one of rtmp, url, whip, got 'srt'"]),
@@ -222,7 +222,38 @@ async def test_ingress_password(house: Any) -> None:
 async def test_other_inputs_answer_clearly(house: Any, body: Any, status: int, said: Any) -> None:
     refused = await house.ask("POST", f"{APP}/ingress", body)
     assert refused.status == status
-    assert refused.body["message"] == said
+    assert refused.body["message"] == (
+        said or ["requirePassword: expected with inputType rtmp only: WHIP brings one secret, the stream key"]
+    )
+
+
+async def test_a_whip_ingress(house: Any) -> None:
+    made = await house.ask("POST", f"{APP}/ingress", {"inputType": "whip", "room": "demo", "participantIdentity": "browser"})
+    assert made.status == 201
+    key = made.data["streamKey"]
+    assert made.data == {
+        "ingressId": made.data["ingressId"],
+        "url": f"{BASE}/whip/live/live-demo",
+        "streamKey": key,
+        "roomName": "live-demo",
+        "whip_url": f"{BASE}/whip/live/live-demo",
+        "stream_key": key,
+        "requires_password": False,
+        "adaptive": False,
+        "player_url": f"{BASE}/play/live/live-demo",
+        "embed_iframe": made.data["embed_iframe"],
+    }
+    await house.publish(key, door=Door.WHIP)
+    row = (await house.ask("GET", f"{APP}/ingress/{made.data['ingressId']}")).data
+    assert (row["inputType"], row["status"], row["width"], row["room"]) == ("whip", "publishing", 1280, "live-demo")
+    (stream,) = (await house.ask("GET", f"{APP}/streams")).data
+    assert (stream["type"], stream["participant"], stream["status"]) == ("whip", "browser", "active")
+
+
+async def test_whip_that_is_switched_off_is_told(make_house: Any) -> None:
+    house = await make_house(Config(rtc=Rtc(enabled=False)))
+    refused = await house.ask("POST", f"{APP}/ingress", {"inputType": "whip"})
+    assert (refused.status, refused.body["message"]) == (501, "inputType whip is not enabled on this node; use rtmp")
 
 
 async def test_camera_create_is_exact(house: Any) -> None:

@@ -20,7 +20,7 @@ from medianode.auth import Door, PublishGrant, Takeover
 from medianode.config import Limits
 from medianode.egress import screen as screen_module
 from medianode.media.packet import Gap, Packet
-from medianode.media.track import Codec, Track
+from medianode.media.track import Codec, Kind, Track
 from medianode.routing.publication import Publication
 from medianode.routing.room import Room
 from medianode.transcode.renditions import Want
@@ -378,14 +378,14 @@ async def test_an_h264_source_is_shown_through_a_shared_rendition(start: Start, 
 
 async def test_no_rendition_left_is_503_before_any_header(start: Start, picture: Picture) -> None:
     node = await start(limits=Limits(renditions=1))
-    node.renditions.claim()
+    node.renditions.claim(Kind.VIDEO)
     source = Publisher(node, codec=Codec.H264)
     source.track = Track(id=0, codec=Codec.H264, clock_rate=90_000, width=64, height=48)
     source.publication.set_tracks((source.track,))
     source.write(b"\0\0\0\1\x65")
     assert (await Client.open(node)).status == 503
     assert source.room.viewers["mjpeg"] == 0
-    node.renditions.release()
+    node.renditions.release(Kind.VIDEO)
     source.end()
 
 

@@ -24,7 +24,11 @@ def test_a_healthy_stream_needs_no_advice() -> None:
 @pytest.mark.parametrize(
     ("meter", "hint"),
     [
-        ({"reordered": True}, "B-frames: WebRTC viewers will need a re-encode; set bframes=0"),
+        (
+            {"reordered": True},
+            "B-frames: for WebRTC viewers they will be left out, or the picture be re-encoded: "
+            "set bframes=0 (OBS: x264 option bframes=0, or B-frames 0)",
+        ),
         ({"keyframe_interval": 8.3}, "key-frame interval 8.3 s makes HLS start slowly: set 2 s"),
         (
             {"keyframes": 0, "keyframe_at": 0.0, "keyframe_interval": 0.0},
@@ -49,6 +53,20 @@ def test_a_healthy_stream_needs_no_advice() -> None:
 )
 def test_each_fault_has_its_sentence(meter: dict[str, Any], hint: str) -> None:
     assert said(**meter) == [hint]
+
+
+def test_b_frames_are_told_by_what_is_done_about_them() -> None:
+    track, meter = Track(1, Codec.H264, 90_000), Meter(packets=100, keyframes=5, last_at=NOW, keyframe_at=NOW, reordered=True)
+
+    def of(*treatments: str) -> list[str]:
+        return hints((track,), {1: meter}, Health(), 60.0, NOW, treatments)
+
+    assert len(of()) == len(of("copy")) == 1
+    assert "will be left out" in of("copy")[0]
+    assert "see a lower frame rate" in of("b-frames-dropped")[0]
+    assert "is re-encoded for WebRTC viewers" in of("b-frames-dropped", "re-encoded: B-frames are referenced; …")[0]
+    meter.reordered = False
+    assert of("re-encoded: another reason") == []
 
 
 def test_frame_rates_are_compared_only_where_both_are_known() -> None:

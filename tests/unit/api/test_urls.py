@@ -24,6 +24,8 @@ def test_pages_and_media() -> None:
     where = ("live", "live-a")
     assert urls.play(*where) == "https://m/play/live/live-a"
     assert urls.hls(*where) == "https://m/hls/live/live-a/index.m3u8"
+    assert urls.whip(*where) == "https://m/whip/live/live-a"
+    assert urls.whep(*where) == "https://m/whep/live/live-a"
     assert urls.mjpeg(*where) == "https://m/live/live/live-a/mjpeg"
     assert urls.frame(*where) == "https://m/live/live/live-a/frame.jpg"
     assert Urls('https://m"', "m", Ports(1)).iframe(*where).startswith('<iframe src="https://m&quot;/embed/live/live-a"')

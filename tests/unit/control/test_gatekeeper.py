@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+import jwt
 import pytest
 
 from medianode.auth import Door, Gatekeeper, Permission, Takeover, same_secret
@@ -10,6 +11,7 @@ from medianode.control import tokens
 from medianode.control.gatekeeper import credential
 from medianode.control.tokens import mint
 from medianode.errors import Forbidden, InvalidRequest, NotFound, PeerError, TooManyRequests, Unauthorized
+from medianode.media.track import Kind
 
 
 @pytest.fixture
@@ -80,6 +82,8 @@ async def test_publish_without_a_key_where_the_project_is_open(house: Any, live:
     assert (grant.room, grant.identity, grant.ingress_id, grant.takeover) == ("live-studio", "ingress-live", None, Takeover.REJECT)
     with pytest.raises(InvalidRequest):
         await house.gate.publish(Door.RTMP, "live", "../etc")
+    by_whip = await house.gate.publish(Door.WHIP, "live", "", "studio")
+    assert (by_whip.room, by_whip.identity, by_whip.kind, by_whip.ingress_id) == ("live-studio", "ingress-live", Door.WHIP, None)
     for door, name in ((Door.RTMP, "studio?key=wrong"), (Door.WS_MJPEG, "studio"), (Door.WHIP, "studio")):
         with pytest.raises(Unauthorized):
             await house.gate.publish(door, "live", name, source=name)
@@ -98,6 +102,100 @@ async def test_a_camera_needs_its_own_app_and_room(house: Any, live: Any) -> Non
         assert caught.value.code == "room-mismatch"
     with pytest.raises(PeerError):
         await house.gate.publish(Door.WS_MJPEG, "live", made.stream_key, "../yard")
+
+
+@pytest.mark.parametrize("room", [None, "studio", "live-studio"])
+async def test_whip_by_stream_key(house: Any, live: Any, room: str | None) -> None:
+    made = await house.ingresses.create(live, Door.WHIP, "studio", "ada", "Ada", bypass_transcoding=True)
+    grant = await house.gate.publish(Door.WHIP, "live", made.stream_key, room)
+    assert (grant.room, grant.identity, grant.name, grant.ingress_id) == ("live-studio", "ada", "Ada", made.id)
+    assert (grant.kind, grant.bypass_transcoding, grant.kinds) == (Door.WHIP, True, frozenset(Kind))
+
+
+async def test_whip_with_the_key_in_the_place_of_the_room(house: Any, live: Any) -> None:
+    made = await house.ingresses.create(live, Door.WHIP, "studio")
+    for app in ("live", "whatever"):
+        assert (await house.gate.publish(Door.WHIP, app, "", made.stream_key)).room == "live-studio"
+
+
+async def test_whip_is_refused(house: Any, live: Any) -> None:
+    made = await house.ingresses.create(live, Door.WHIP, "studio")
+    rtmp = await house.ingresses.create(live, Door.RTMP, "studio", "obs")
+    await house.projects.create("other")
+    for app, key, room, code in (
+        ("live", "", "studio", "token-missing"),
+        ("live", "wrong", "studio", "unauthorized"),
+        ("live", made.stream_key, "elsewhere", "room-mismatch"),
+        ("other", made.stream_key, "studio", "room-mismatch"),
+        ("live", rtmp.stream_key, "studio", "wrong-door"),
+        ("live", "", rtmp.stream_key, "wrong-door"),
+    ):
+        with pytest.raises(Unauthorized) as caught:
+            await house.gate.publish(Door.WHIP, app, key, room, source=f"{app}{room}")
+        assert caught.value.code == code
+        assert made.stream_key not in str(caught.value)
+    with pytest.raises(Unauthorized) as caught:
+        await house.gate.publish(Door.RTMP, "live", made.stream_key)
+    assert (caught.value.code, caught.value.message) == (
+        "wrong-door",
+        "this stream key is of an ingress of kind whip: rtmp needs one of its own",
+    )
+
+
+async def test_a_key_of_another_door_is_no_guess(house: Any, live: Any) -> None:
+    made = await house.ingresses.create(live, Door.WHIP, "studio")
+    for _ in range(3 * house.failures):
+        with pytest.raises(Unauthorized):
+            await house.gate.publish(Door.RTMP, "live", made.stream_key, source="a")
+    assert (await house.gate.publish(Door.WHIP, "live", made.stream_key, source="a")).ingress_id == made.id
+
+
+async def test_whip_by_room_token(house: Any, live: Any, time: Any) -> None:
+    text, _ = mint(live, at=time.wall, room="studio", identity="ada", name="Ada")
+    for room in ("studio", "live-studio", None):
+        grant = await house.gate.publish(Door.WHIP, "live", text, room)
+        assert (grant.room, grant.identity, grant.name, grant.ingress_id, grant.kind) == ("live-studio", "ada", "Ada", None, Door.WHIP)
+    for room in ("other", "live"):
+        with pytest.raises(Forbidden):
+            await house.gate.publish(Door.WHIP, "live", text, room)
+    viewer, _ = mint(live, at=time.wall, room="studio", identity="bob", can_publish=False)
+    with pytest.raises(Forbidden):
+        await house.gate.publish(Door.WHIP, "live", viewer, "studio")
+    with pytest.raises(NotFound):
+        await house.gate.publish(Door.WHIP, "nowhere", text, "studio")
+    other = await house.projects.create("other")
+    foreign, _ = mint(other, at=time.wall, room="studio", identity="ada")
+    late, _ = mint(live, at=time.wall - 7200, room="studio", identity="ada", ttl="1h")
+    for wrong, code in ((foreign, "unauthorized"), (late, "token-expired"), (text[:-2], "unauthorized")):
+        with pytest.raises(Unauthorized) as caught:
+            await house.gate.publish(Door.WHIP, "live", wrong, "studio", source="b")
+        assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("sources", "kinds"),
+    [
+        (["microphone"], {Kind.AUDIO}),
+        (["camera"], {Kind.VIDEO}),
+        (["screen_share", "screen_share_audio"], {Kind.VIDEO, Kind.AUDIO}),
+        (["smell"], None),
+    ],
+)
+async def test_a_token_may_name_what_is_published(house: Any, live: Any, time: Any, sources: list[str], kinds: set[Kind] | None) -> None:
+    video = {"roomJoin": True, "room": "live-studio", "canPublishSources": sources}
+    claims = {"iss": live.jwt_key_id, "sub": "ada", "exp": time.wall + 60, "video": video}
+    text = jwt.encode(claims, live.jwt_secret, algorithm="HS256")
+    if kinds is None:
+        with pytest.raises(Forbidden):
+            await house.gate.publish(Door.WHIP, "live", text, "studio")
+    else:
+        assert (await house.gate.publish(Door.WHIP, "live", text, "studio")).kinds == kinds
+
+
+async def test_a_token_without_identity_publishes_nothing(house: Any, live: Any, time: Any) -> None:
+    claims = {"iss": live.jwt_key_id, "exp": time.wall + 60, "video": {"roomJoin": True, "room": "live-studio"}}
+    with pytest.raises(Forbidden):
+        await house.gate.publish(Door.WHIP, "live", jwt.encode(claims, live.jwt_secret, algorithm="HS256"), "studio")
 
 
 async def test_the_source_that_guesses_is_stopped_and_nobody_else(house: Any, live: Any, time: Any) -> None:

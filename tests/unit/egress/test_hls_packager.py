@@ -8,7 +8,7 @@ import pytest
 
 from medianode.config import Hls, Limits
 from medianode.egress.hls.budget import Budget
-from medianode.egress.hls.muxers import FMP4_AUDIO, FMP4_VIDEO, Run, offers_aac, passes, plan
+from medianode.egress.hls.muxers import FMP4_AUDIO, FMP4_VIDEO, Run, offers_aac, passes, plan, plan_layer
 from medianode.egress.hls.packager import Packager
 from medianode.egress.hls.window import Start, Window, parse_name
 from medianode.errors import ProtocolError, UnsupportedMedia
@@ -315,3 +315,44 @@ def test_names() -> None:
         f"main-{token}-٣.m4s",
     ):
         assert parse_name(name) is None
+
+
+def test_a_segment_that_is_long_enough_asks_for_its_end() -> None:
+    """Browsers make a key frame when they are asked, and else never."""
+    asked: list[int] = []
+    bench = Bench()
+    bench.packager = Packager(bench.window, bench.muxer, Hls(segment_duration=1.0, part_duration=0.2), Limits(), lambda: asked.append(1))
+    bench.packager.on_tracks((VIDEO, AUDIO))
+    bench.both(range(25), gop=1000)
+    assert not asked
+    bench.both(range(25, 45), gop=1000)
+    assert asked
+    bench.packager.on_packet(Packet(VIDEO, b"key", 45 * FRAME, 45 * FRAME, True, 101.5))
+    assert [stored.info.independent for stored in bench.window.listed] == [True]
+    del asked[:]
+    bench.both(range(46, 60), gop=1000)
+    assert not asked, "the next one has only begun"
+
+
+def test_layers_are_not_the_picture_unless_one_is_wanted() -> None:
+    layer = Track(2, Codec.H264, 90_000, b"small", 320, 180, layer="q")
+    bench = Bench()
+    bench.packager.on_tracks((layer, VIDEO, AUDIO))
+    assert bench.packager.tracks == (VIDEO, AUDIO)
+    bench.packager = Packager(bench.window, bench.muxer, Hls(), Limits(), video_track=2)
+    bench.packager.on_tracks((VIDEO, layer, AUDIO))
+    assert bench.packager.tracks == (layer, AUDIO)
+    bench.packager.on_tracks((VIDEO, AUDIO))
+    assert bench.packager.tracks == ()
+    assert isinstance(bench.packager.error, UnsupportedMedia)
+
+
+def test_the_plan_of_a_layer() -> None:
+    layer = Track(2, Codec.H264, 90_000, b"small", 320, 180, layer="q")
+    opus = Track(1, Codec.OPUS, 48_000)
+    want = plan_layer(2, (VIDEO, layer, opus), ts=False)
+    assert want is not None
+    assert (want.video, want.audio, want.video_track) == ("copy", "copy", 2)
+    assert plan_layer(2, (VIDEO, layer, opus), ts=True) is None, "its sound would have to be made anew"
+    assert plan_layer(0, (VIDEO, layer, opus), ts=False) is None
+    assert plan_layer(2, (Track(2, Codec.VP8, 90_000, layer="q"), opus), ts=False) is None

@@ -8,7 +8,7 @@ from medianode.errors import LimitExceeded, ProtocolError
 from medianode.ingress.assembler import BAD_FRAMES, Assembler
 from medianode.media.gop import GopCache
 from medianode.media.packet import Gap, Packet
-from medianode.media.track import Codec, Track
+from medianode.media.track import Codec, Kind, Track
 from medianode.routing.publication import Publication
 
 # x264, 320x240 High and 640x480 Baseline; made with FFmpeg 9 (see tests/vectors/codecs)
@@ -183,3 +183,81 @@ def test_a_stream_shorter_than_the_wait_is_still_shown(assembler: Assembler, sin
     assembler.frame(Codec.H264, 0, IDR, 0, 0, 0.0)
     assembler.finish()
     assert len(sink.packets) == 1
+
+
+VP8_KEY = b"\x30\x00\x00\x9d\x01\x2a\x40\x01\xf0\x00" + bytes(20)
+VP8_BIG = b"\x30\x00\x00\x9d\x01\x2a\x80\x02\xe0\x01" + bytes(20)
+VP8_DELTA = b"\x31\x00\x00" + bytes(20)
+TOC = b"\x78" + bytes(20)
+
+
+def put(
+    assembler: Assembler, codec: Codec, index: int, data: bytes, ticks: int, now: float, layer: str = "", also: int | None = None
+) -> bool:
+    parsed = assembler.parse(codec, index, data, now, layer)
+    return parsed is not None and assembler.put(parsed, ticks, now, also)
+
+
+def test_exact_ticks_stay_as_they_are(assembler: Assembler, sink: Sink) -> None:
+    for i in range(10):
+        assert put(assembler, Codec.VP8, 0, VP8_DELTA if i else VP8_KEY, 90_000 + i * 3003, i / 30)
+        assert put(assembler, Codec.OPUS, 0, TOC, 48_007 + i * 960, i / 50)
+    assert [p.pts for p in sink.packets if p.track.is_video] == [90_000 + i * 3003 for i in range(10)]
+    assert [p.dts for p in sink.packets if not p.track.is_video] == [48_007 + i * 960 for i in range(10)]
+
+
+def test_a_damaged_picture_waits_for_its_key_frame_and_the_others_go_on(assembler: Assembler, sink: Sink, publication: Publication) -> None:
+    put(assembler, Codec.VP8, 0, VP8_KEY, 0, 0.0)
+    put(assembler, Codec.OPUS, 0, TOC, 0, 0.0)
+    assembler.damaged(Kind.VIDEO, 0)
+    assembler.damaged(Kind.VIDEO, 7)
+    assert not put(assembler, Codec.VP8, 0, VP8_DELTA, 3000, 0.03)
+    assert put(assembler, Codec.OPUS, 0, TOC, 960, 0.03)
+    assert put(assembler, Codec.VP8, 0, VP8_KEY, 6000, 0.06)
+    assert publication.health.drops == {"waiting-for-keyframe": 1}
+    assert sink.gaps == []
+
+
+@pytest.mark.parametrize(("expected", "starts"), [({0}, 0.0), ({0, 1}, 0.1), ({0, 1, 2, 4}, 0.3)])
+def test_the_start_waits_for_what_was_announced(publication: Publication, sink: Sink, expected: set[int], starts: float) -> None:
+    assembler = Assembler(publication, 2.0, 8, frozenset(expected))
+    put(assembler, Codec.VP8, 0, VP8_KEY, 0, 0.0)
+    assert assembler.decided is (starts == 0.0)
+    put(assembler, Codec.OPUS, 0, TOC, 0, 0.1)
+    assert assembler.decided is (starts <= 0.1)
+    put(assembler, Codec.VP8, 1, VP8_KEY, 0, 0.2, "q")
+    assert assembler.decided is (starts <= 0.2)
+    put(assembler, Codec.VP8, 2, VP8_KEY, 0, 0.3, "h")
+    assert assembler.decided
+
+
+def test_announced_layers_are_not_waited_for_long(publication: Publication, sink: Sink) -> None:
+    assembler = Assembler(publication, 2.0, 8, frozenset({0, 1, 2, 4}))
+    for i in range(40):
+        put(assembler, Codec.VP8, 1, VP8_DELTA if i else VP8_KEY, i * 3600, i / 25, "q", also=0)
+        put(assembler, Codec.OPUS, 0, TOC, i * 1920, i / 25)
+        assert assembler.decided is (i / 25 >= 0.7)
+    assert [(t.id, t.layer) for t in sink.tracks[0]] == [(0, ""), (1, ""), (2, "q")]
+
+
+def test_a_copy_follows_its_layer_and_changes_with_it_once(publication: Publication, sink: Sink) -> None:
+    assembler = Assembler(publication, 2.0, 8, frozenset({0, 2}))
+    put(assembler, Codec.VP8, 1, VP8_KEY, 0, 0.0, "q", also=0)
+    put(assembler, Codec.VP8, 1, VP8_DELTA, 3600, 0.04, "q", also=0)
+    put(assembler, Codec.VP8, 1, VP8_BIG, 7200, 0.08, "q", also=0)
+    assert [p.track.id for p in sink.packets] == [2, 0] * 3
+    assert sink.packets[0].data is sink.packets[1].data, "one copy of the bytes"
+    assert [[(t.id, t.layer, t.width) for t in tracks] for tracks in sink.tracks] == [
+        [(0, "", 320), (2, "q", 320)],
+        [(0, "", 640), (2, "q", 640)],
+    ]
+    assert sink.gaps == ["track-changed"]
+
+
+def test_a_copy_does_not_begin_with_a_difference(publication: Publication, sink: Sink) -> None:
+    assembler = Assembler(publication, 2.0, 8, frozenset({0, 2, 4}))
+    put(assembler, Codec.VP8, 1, VP8_KEY, 0, 0.0, "q", also=0)
+    put(assembler, Codec.VP8, 2, VP8_BIG, 0, 0.0, "f")
+    assert not put(assembler, Codec.VP8, 2, VP8_DELTA, 3600, 0.04, "f", also=0)
+    shown = [p for p in sink.packets if p.track.id == 0]
+    assert [p.keyframe for p in shown] == [True]

@@ -307,3 +307,43 @@ async def test_a_player_of_a_full_room_is_told(door: RtmpDoor) -> None:
     for viewer in viewers:
         viewer.session.connection_lost(None)
     assert door.registry.on_air("p", "live-a").viewers["rtmp"] == 0
+
+
+async def test_a_publisher_rests_less_while_somebody_watches_in_real_time(bugs: list[BaseException]) -> None:
+    class Reader:
+        realtime = True
+
+        def on_tracks(self, tracks: object) -> None: ...
+        def on_packet(self, packet: object) -> None: ...
+        def on_gap(self, gap: object) -> None: ...
+        def on_end(self, cause: str) -> None: ...
+
+    settings = msgspec.structs.replace(Config().rtmp, read_interval=0.5, realtime_read_interval=0.04)
+    config = Config(limits=Limits(), rtmp=settings)
+    registry = Registry(Bus(), config.limits)
+    door = RtmpDoor(config, registry, Keys(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), RtmpPlayDesk(1 << 20, 10))  # type: ignore[arg-type]  # a fake
+    async with door.tasks:
+        peer = Peer(door)
+        peer.send(create(), publish("a"))
+        await settle()
+        rested: list[float] = []
+        door.rest = lambda session, seconds: rested.append(seconds)  # type: ignore[method-assign]  # to see what it is told
+        peer.send(audio(PacketType.CONFIG, ASC))
+        assert rested == [0.5]
+        publication, reader = registry.publications[0], Reader()
+        publication.attach(reader)
+        peer.send(audio(PacketType.FRAMES, b"x"))
+        publication.detach(reader)
+        peer.send(audio(PacketType.FRAMES, b"x"))
+        assert rested == [0.5, 0.04, 0.5]
+        publication.attach(reader)
+        for ms in (0, 40, 80, 120):
+            peer.send(m.chunk_media(Kind.VIDEO, ms, b"\x17"))
+        peer.send(audio(PacketType.FRAMES, b"x"))
+        # in step with 25 pictures a second; and back soon where sound came alone
+        assert rested[4:] == [0.039, 0.039, 0.039, 0.01]
+        del door.rest
+        peer.send(audio(PacketType.FRAMES, b"x"))
+        assert peer.transport.paused
+        peer.session.connection_lost(None)
+    assert bugs == []

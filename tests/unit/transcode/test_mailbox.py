@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medianode import clock
 from medianode.media.packet import Packet
 from medianode.media.track import Codec, Track
-from medianode.transcode.mailbox import BEHIND, Item, Mailbox, Restart, Skipped
+from medianode.transcode.mailbox import BEHIND, Item, Mailbox, Order, Restart, Skipped
 
 VIDEO = Track(1, Codec.H264, 90_000)
 AUDIO = Track(2, Codec.AAC, 48_000)
@@ -79,9 +80,9 @@ def test_bytes_are_bounded_too() -> None:
 def test_restart_forgets_the_old_timeline() -> None:
     box = Mailbox(10, 1000)
     box.put(video(0, True))
-    box.restart(Restart(1, (VIDEO,)))
+    box.restart(Restart(1, (Order(VIDEO, Codec.MJPEG),)))
     box.put(audio(1))
-    assert box.take() == [Restart(1, (VIDEO,)), audio(1)]
+    assert box.take() == [Restart(1, (Order(VIDEO, Codec.MJPEG),)), audio(1)]
     assert box.dropped == {}
 
 
@@ -138,3 +139,50 @@ def test_bounds_hold_video_resumes_on_a_key_frame_and_all_is_accounted_for(steps
                     assert item.keyframe
                     resumes = False
     assert delivered + box.dropped.get(BEHIND, 0) == pushed
+
+
+def test_a_reader_that_expects_more_sleeps_until_its_batch_is_there() -> None:
+    box = Mailbox(100, 1 << 20)
+    taken: list[list[Item] | None] = []
+    ready = threading.Event()
+
+    def read() -> None:
+        ready.set()
+        while (items := box.take(30.0, 3)) is not None:  # the time never comes: only the batch wakes it
+            taken.append(items)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    ready.wait()
+    for n in range(6):
+        box.put(audio(n))
+    while sum(map(len, [items for items in taken if items])) < 6:
+        threading.Event().wait(0.001)
+    box.close()
+    thread.join(5.0)
+    assert not thread.is_alive()
+    assert all(items is not None and len(items) >= 3 for items in taken)
+
+
+def test_what_came_is_returned_when_the_time_is_over() -> None:
+    box = Mailbox(100, 1 << 20)
+    thread = threading.Thread(target=lambda: taken.append(box.take(0.01, 50)))
+    taken: list[list[Item] | None] = []
+    thread.start()
+    box.put(audio(1))
+    thread.join(5.0)
+    assert taken == [[audio(1)]]
+
+
+def test_video_that_waited_too_long_makes_room_for_a_newer_key_frame() -> None:
+    box = Mailbox(100, 1 << 20, 1.0)
+    now = clock.now()
+    late = [packet._replace(received_at=now - 5) for packet in (video(0, True), video(1), video(2))]
+    fresh = [packet._replace(received_at=now) for packet in (video(3, True), video(4))]
+    for packet in (*late, audio(7), *fresh):
+        box.put(packet)
+    assert box.take() == [audio(7), Skipped(), *fresh]
+    assert box.dropped == {BEHIND: 3}
+    for packet in late:
+        box.put(packet)
+    assert box.take() == late  # old, but there is nothing newer to jump to

@@ -1,0 +1,192 @@
+"""WebRTC viewers of this moment, why one gets less than the others, and what an operator sets for a room."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from medianode import clock
+from medianode.api.problems import OPERATOR
+from medianode.api.router import AnyRoute, Call, Empty, Route
+from medianode.api.shapes import Data, Page, page_of
+from medianode.auth import Permission, Principal
+from medianode.control.projects import Projects
+from medianode.control.room_options import Options, RoomOptions
+from medianode.egress.whep.service import Watcher, WhepService
+from medianode.errors import Forbidden, NotFound, PeerGone
+from medianode.media.names import room_name
+from medianode.media.track import Kind
+
+
+class ViewerView(msgspec.Struct, rename="camel"):
+    """`state`: `connecting`, then `live`, `catching-up` (just joined), `thinned` (loses pictures that no other refers to) or `paused`
+    (waits for a key frame, or hears sound only), with the `reason`. `loss` of the last report, 0 to 1; `rtt` in seconds; `dropped`:
+    packets by cause.
+    """
+
+    id: str
+    app: str
+    room: str
+    identity: str
+    peer: str
+    address: str
+    transport: Literal["udp", "tcp"]
+    agent: str
+    state: str
+    reason: str
+    video: str
+    audio: str
+    layer: str
+    started_at: str
+    uptime: float
+    packets: int
+    bytes: int
+    resent: int
+    nacked: int
+    dropped: dict[str, int]
+    loss: float
+    rtt: float
+
+
+class Filter(msgspec.Struct, rename="camel"):
+    app: Annotated[str, Meta(max_length=64, description="Only this app")] = ""
+    room: Annotated[str, Meta(max_length=120, description="Only this room, by its full name")] = ""
+    limit: Annotated[int, Meta(ge=1, le=500)] = 100
+    offset: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+
+
+class RoomOptionsView(msgspec.Struct, rename="camel"):
+    """`playoutDelay`: seconds that WebRTC viewers buffer: 0 the least delay, 0.3 rides over bad networks; null: the node's own setting."""
+
+    playout_delay: Annotated[float, Meta(ge=0, le=10)] | None = None
+
+
+class Viewers:
+    def __init__(self, projects: Projects, options: RoomOptions, whep: WhepService | None) -> None:
+        self._projects = projects
+        self._options = options
+        self._whep = whep
+
+    @property
+    def routes(self) -> list[AnyRoute]:
+        common: dict[str, Any] = {"dialect": OPERATOR, "tag": "Operator", "auth": Permission.LIVE}
+        room = "/api/v1/projects/{project}/rooms/{room}/options"
+        return [
+            Route(
+                method="GET",
+                path="/api/v1/viewers",
+                handler=self.list_viewers,
+                query=Filter,
+                response=Page[ViewerView],
+                summary="WebRTC viewers of this moment, and how each of them fares",
+                example=Page([_EXAMPLE], 1, 100, 0),
+                **common,
+            ),
+            Route(method="DELETE", path="/api/v1/viewers/{viewer}", handler=self.put_out, status=204, summary="Put a viewer out", **common),
+            Route(
+                method="GET",
+                path=room,
+                handler=self.get_options,
+                response=Data[RoomOptionsView],
+                summary="What is set for one room",
+                example=Data(RoomOptionsView(0.2)),
+                **common,
+            ),
+            Route(
+                method="PUT",
+                path=room,
+                handler=self.put_options,
+                request=RoomOptionsView,
+                response=Data[RoomOptionsView],
+                summary="Set it; viewers who are watching feel it at once",
+                request_example=RoomOptionsView(0.2),
+                example=Data(RoomOptionsView(0.2)),
+                **common,
+            ),
+        ]
+
+    async def list_viewers(self, call: Call[Principal, Empty, Filter]) -> Page[ViewerView]:
+        wanted = call.query
+        found = [w for w in self._visible(call.who) if wanted.app in ("", w.grant.slug) and wanted.room in ("", w.grant.room)]
+        return page_of([view_of(w) for w in found], wanted.limit, wanted.offset)
+
+    async def put_out(self, call: Call[Principal, Empty, Empty]) -> None:
+        wanted = call.path("viewer")
+        watcher = next((w for w in self._visible(call.who) if w.id == wanted), None)
+        if watcher is None:
+            raise NotFound("no such viewer: it has left, or never was", code="no-such-viewer")
+        watcher.close(PeerGone("put out by the operator", code="put-out"))
+
+    async def get_options(self, call: Call[Principal, Empty, Empty]) -> Data[RoomOptionsView]:
+        return Data(RoomOptionsView(self._options.get(*await self._room(call)).playout_delay))
+
+    async def put_options(self, call: Call[Principal, RoomOptionsView, Empty]) -> Data[RoomOptionsView]:
+        await self._options.put(*await self._room(call), Options(call.body.playout_delay))
+        return Data(call.body)
+
+    async def _room(self, call: Call[Principal, Any, Empty]) -> tuple[str, str]:
+        project = await self._projects.find(call.path("project"))
+        if project is None or not (call.who.node or call.who.project_id == project.id):
+            raise Forbidden("expected a project that this key may use", code="other-project")
+        return project.id, room_name(project.slug, call.path("room"))
+
+    def _visible(self, who: Principal) -> list[Watcher]:
+        watchers = () if self._whep is None else self._whep.watchers.values()
+        return [w for w in watchers if who.node or w.grant.project_id == who.project_id]
+
+
+def view_of(watcher: Watcher) -> ViewerView:
+    stats = watcher.viewer.stats if watcher.viewer is not None else None
+    codecs = {send.kind: send.codec.value for send in watcher.sends}
+    return ViewerView(
+        id=watcher.id,
+        app=watcher.grant.slug,
+        room=watcher.grant.room,
+        identity=watcher.grant.identity,
+        peer=watcher.source,
+        address=watcher.peer.remote_text,
+        transport=watcher.peer.transport,
+        agent=watcher.agent,
+        state=stats.state if stats else "connecting",
+        reason=stats.reason if stats else "",
+        video=codecs.get(Kind.VIDEO, ""),
+        audio=codecs.get(Kind.AUDIO, ""),
+        layer=watcher.layer,
+        started_at=clock.iso(watcher.opened_wallclock),
+        uptime=round(clock.now() - watcher.opened_at, 1),
+        packets=stats.packets if stats else 0,
+        bytes=stats.nbytes if stats else 0,
+        resent=stats.resent if stats else 0,
+        nacked=stats.nacked if stats else 0,
+        dropped=dict(stats.dropped) if stats else {},
+        loss=round(stats.loss, 4) if stats else 0.0,
+        rtt=round(stats.rtt, 4) if stats else 0.0,
+    )
+
+
+_EXAMPLE = ViewerView(
+    id="9f1c2ab07e5d4c31",
+    app="live",
+    room="live-demo",
+    identity="",
+    peer="192.0.2.20",
+    address="192.0.2.20:51344",
+    transport="udp",
+    agent="Mozilla/5.0 … Chrome/156.0",
+    state="thinned",
+    reason="loss 12 %: pictures that no other refers to are left out",
+    video="h264",
+    audio="opus",
+    layer="",
+    started_at="2026-03-29T14:30:00.000Z",
+    uptime=81.4,
+    packets=25_920,
+    bytes=25_400_000,
+    resent=310,
+    nacked=322,
+    dropped={"thinned": 240},
+    loss=0.12,
+    rtt=0.043,
+)

@@ -1,0 +1,99 @@
+"""WhipService: opens a publisher's publication and its peer, and drives all sessions by one timer."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from medianode import clock
+from medianode.auth import PublishGrant
+from medianode.config import Config
+from medianode.errors import Forbidden, LimitExceeded, MedianodeError, PeerGone
+from medianode.ingress.whip.session import DOOR, WhipSession
+from medianode.protocols.sdp.answer import answer_whip
+from medianode.protocols.sdp.negotiate import plan_whip
+from medianode.protocols.sdp.parse import Offer
+from medianode.protocols.sdp.plan import Credentials, LocalTransport
+from medianode.routing.registry import Registry
+from medianode.rtc.endpoint import Endpoint
+from medianode.rtc.peer import Peer
+from medianode.rtc.signalling import Joined
+from medianode.tasks import report_bug
+
+TICK = 0.02
+"""Seconds between looks at what each session has to say: a request for a lost packet may be late by so much."""
+
+
+class Resource:
+    """A session as its URL sees it."""
+
+    def __init__(self, session: WhipSession, peer: Peer, local: LocalTransport) -> None:
+        self._session = session
+        self._peer = peer
+        self._local = local
+
+    @property
+    def closed(self) -> bool:
+        return not self._session.live
+
+    def restart(self, credentials: Credentials) -> LocalTransport:
+        return replace(self._local, credentials=self._peer.restart(credentials))
+
+    def close(self, error: MedianodeError | None = None) -> None:
+        if error is None:
+            self._session.leave()
+        else:
+            self._session.fail(error)
+
+
+class WhipService:
+    """`publish` is what the door calls. Without sessions no timer runs."""
+
+    def __init__(self, config: Config, registry: Registry, endpoint: Endpoint) -> None:
+        self._config = config
+        self._registry = registry
+        self._endpoint = endpoint
+        self._timer: asyncio.TimerHandle | None = None
+        self.sessions: set[WhipSession] = set()
+
+    async def publish(self, offer: Offer, grant: PublishGrant, *, source: str, agent: str) -> Joined:
+        """The answer, and the session until its peer is gone. Where anything fails nothing stays behind.
+
+        Raises UnsupportedMedia, InvalidRequest, Forbidden (the token is not for that kind), Conflict, LimitExceeded.
+        """
+        receives = plan_whip(offer)
+        for media in receives:
+            if media.kind not in grant.kinds:
+                raise Forbidden(f"this token does not let {media.kind.value} be published")
+        session = WhipSession(self._config, receives, source, agent, self._ended)
+        most = self._config.limits.tracks_per_publication
+        if session.tracks > most:
+            raise LimitExceeded(f"expected at most {most} tracks, the offer comes to {session.tracks}", code="too-many-tracks")
+        peer = self._endpoint.create(offer.remote, session)
+        session.bind(peer)
+        try:
+            session.open(*self._registry.publish(grant, DOOR, source, session.fail))
+            local = peer.local_transport(loopback=source in ("127.0.0.1", "::1"))
+            answer = answer_whip(offer, local, receives)
+        except BaseException as e:
+            peer.close(e if isinstance(e, MedianodeError) else PeerGone("the session could not be opened", code="internal"))
+            raise
+        self.sessions.add(session)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(TICK, self._tick)
+        return Joined(answer, Resource(session, peer, local))
+
+    def _ended(self, session: WhipSession) -> None:
+        self.sessions.discard(session)
+
+    def _tick(self) -> None:
+        self._timer = None
+        now = clock.now()
+        for session in tuple(self.sessions):
+            try:
+                session.tick(now)
+            except Exception as e:  # noqa: BLE001 - a bug is kept to its session
+                report_bug("whip", e)
+                session.fail(PeerGone("internal error", code="internal"))
+        if self.sessions:
+            self._timer = asyncio.get_running_loop().call_later(TICK, self._tick)
