@@ -31,6 +31,8 @@ MAX_PACKET = 1280
 LENGTHS = 128
 """Bytes before the packets of a slot: their lengths as C ints, which libsrtp changes in place."""
 SLOT = LENGTHS + MAX_RUN * MAX_PACKET
+LAYOUTS = 96
+"""Run shapes whose pointers are kept; up to 30 KB each."""
 _FULL = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.ENOMEM})
 _REFUSED = frozenset({errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.EOPNOTSUPP, errno.ENOPROTOOPT})
 _DROPS = telemetry.counter("medianode_dropped_total", "Packets dropped, by place and cause", "place", "cause")
@@ -114,10 +116,10 @@ class Batch:
 
     def _places(self, count: int, stride: int) -> list[tuple[Any, list[Any], list[Any]]]:
         """Per slot: its start, and pointers to each packet and each length."""
-        key = (count, stride)
+        key = (count, stride) if count > 1 else (1, 0)
         found = self._pointers.get(key)
         if found is None:
-            if len(self._pointers) > 512:
+            if len(self._pointers) >= LAYOUTS:
                 self._pointers.clear()
             lengths = range(count)
             found = self._pointers[key] = [

@@ -143,15 +143,23 @@ class Channel:
     def uninvite(self, flow: Flow) -> None:
         self._waiting.pop(flow, None)
 
-    def close_flows(self, cause: str) -> None:
-        """The codec changed: whoever is here must negotiate anew, and is sent nothing till then."""
+    def set_codec(self, codec: Codec, rate: int) -> bool:
+        """What is sent from now on. Flows that were promised another codec are sent nothing any more; True where there were such, or the
+        codec was another: their viewers must negotiate anew.
+        """
+        changed = self.codec not in (None, codec)
+        self.codec, self.outgoing.rate = codec, rate
+        self.outgoing.key_train = None
         shared = [t for layout in self._layouts.values() for row in (*layout.rows, *layout.plain_rows) for t in row.targets]
         for flow in (*shared, *self._own, *self._catching, *self._waiting):
-            if isinstance(flow, Flow):
-                flow.channel.drop(flow)
+            if isinstance(flow, Flow) and flow.media.codec is not codec:
                 self._waiting.pop(flow, None)
-                flow.off = True
-                flow.viewer.hold_cause = cause
+                if flow.channel is self:  # else it was only invited, and stays where it is
+                    changed = True
+                    self.drop(flow)
+                    flow.off, flow.waiting = True, False
+                    flow.viewer.hold_cause = "codec-changed"
+        return changed
 
     def replant(self, flow: Flow) -> None:
         """Its route takes no GSO; move it once nobody iterates over the rows."""

@@ -276,18 +276,22 @@ class Endpoint:
             now = clock.now()
             if now - last > TICK + STALL:  # it was us who did not listen: what waits in the socket comes first
                 continue
-            for peer in tuple(self._peers):
-                if peer.state == "connected":
-                    if now - peer.heard > self._config.consent_timeout:
-                        self._timed_out(peer, f"not heard for {self._config.consent_timeout:g} s", "consent-expired")
-                elif now - peer.created > self._limits.rtc_connect_timeout:
-                    self._timed_out(peer, f"not connected in {self._limits.rtc_connect_timeout:g} s ({peer.state})", "rtc-connect-timeout")
-            for stream in tuple(self._streams):
-                if stream.peer is None:
-                    if now - stream.since > self._limits.handshake_timeout:
-                        stream.close("silent")
-                elif isinstance(stream.peer, Peer) and stream.peer.state == "closed":
-                    stream.close("peer-closed")
+            self._put_out(now)
+
+    def _put_out(self, now: float) -> None:
+        """Who is silent. Not in the loop above, whose variables live on: the last peer would be kept, and the stream of another."""
+        for peer in tuple(self._peers):
+            if peer.state == "connected":
+                if now - peer.heard > self._config.consent_timeout:
+                    self._timed_out(peer, f"not heard for {self._config.consent_timeout:g} s", "consent-expired")
+            elif now - peer.created > self._limits.rtc_connect_timeout:
+                self._timed_out(peer, f"not connected in {self._limits.rtc_connect_timeout:g} s ({peer.state})", "rtc-connect-timeout")
+        for stream in tuple(self._streams):
+            if stream.peer is None:
+                if now - stream.since > self._limits.handshake_timeout:
+                    stream.close("silent")
+            elif isinstance(stream.peer, Peer) and stream.peer.state == "closed":
+                stream.close("peer-closed")
 
     def _timed_out(self, peer: Peer, why: str, code: str) -> None:
         peer.close(PeerTimeout(why, code=code))

@@ -13,7 +13,7 @@ from typing import Any
 
 from medianode import clock, telemetry
 from medianode.config import Limits
-from medianode.errors import UnsupportedMedia
+from medianode.errors import ProtocolError, UnsupportedMedia
 from medianode.media.packet import Gap, Packet
 from medianode.media.track import Codec, Kind, Track
 from medianode.protocols.rtp.payload import Packetiser, is_reference, packetiser
@@ -154,13 +154,9 @@ class Broadcast:
             channel = self.channels[track.kind]
             if channel.codec is track.codec:
                 continue
-            before, channel.codec = channel.codec, track.codec
             self._packetisers[track.kind] = packetiser(track.codec, MAX_PAYLOAD)
-            if before is not None:
-                self._flush()
-                channel.close_flows("codec-changed")
-            channel.outgoing.rate = RTP_CLOCKS.get(track.codec, VIDEO_CLOCK)
-            if before is not None:
+            self._flush()
+            if channel.set_codec(track.codec, RTP_CLOCKS.get(track.codec, VIDEO_CLOCK)):
                 self._stitch.forget(track.kind)
                 if self.on_codec_changed is not None:
                     self.on_codec_changed(track.kind)
@@ -175,9 +171,13 @@ class Broadcast:
         if kind is Kind.AUDIO and clock.now() - at > OLD_SOUND:
             _DROPS.labels("rtc", "old-sound").value += 1
             return
-        payloads = self._packetisers[kind].packetise(packet)
+        try:
+            payloads = self._packetisers[kind].packetise(packet)
+        except (ProtocolError, UnsupportedMedia):  # the publisher's fault, and no reason to end the broadcast
+            payloads = []
         if not payloads:
             self.undeliverable += 1
+            _DROPS.labels("rtc", "not-packetised").value += 1
             return
         ticks = self._stitch.ticks(kind, packet.pts, track.clock_rate, channel.outgoing.rate, at)
         if kind is Kind.VIDEO:

@@ -26,7 +26,8 @@ START = 60.0
 def environment(data_dir: Path, **more: str) -> dict[str, str]:
     """This process's, without what an operator's shell may have set for another node. `more`: `INGRESS__HOLD="1"`, …"""
     base = {name: value for name, value in os.environ.items() if not name.startswith(("MEDIANODE__", "NOTIFY_", "WATCHDOG_"))}
-    own = {"DATA_DIR": str(data_dir), "HTTP__LISTEN": "127.0.0.1:0", "RTMP__LISTEN": "127.0.0.1:0", **more}
+    listen = {f"{name}__LISTEN": "127.0.0.1:0" for name in ("HTTP", "RTMP", "RTC")}
+    own = {"DATA_DIR": str(data_dir), **listen, "RTC__TCP_LISTEN": "127.0.0.1:0", **more}
     # as in systemd/medianode.service
     unit = {"PYTHONUNBUFFERED": "1", "MALLOC_ARENA_MAX": "2"}
     return base | {f"MEDIANODE__{name}": value for name, value in own.items()} | unit
@@ -96,17 +97,23 @@ class Program:
 
 @asynccontextmanager
 async def serving(
-    data_dir: Path, environ: Mapping[str, str] | None = None, *, through: Sequence[str] = (), clean: bool = True
+    data_dir: Path,
+    environ: Mapping[str, str] | None = None,
+    *,
+    through: Sequence[str] = (),
+    program: Sequence[str] = ("-m", "medianode"),
+    clean: bool = True,
 ) -> AsyncIterator[Program]:
     """Started and greeted; stopped by SIGTERM, with exit code 0, where the block has not ended it by itself.
 
-    `through`: a program that starts it (`sh -c 'ulimit …; exec "$@"'`). `clean`: no traceback may be in the log.
+    `through`: a program that starts it (`sh -c 'ulimit …; exec "$@"'`). `program`: what Python runs (`soak/inspected.py`). `clean`: no
+    traceback may be in the log.
     """
     log_file = data_dir.with_name(f"{data_dir.name}.log")
     with log_file.open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             *through,
-            *(sys.executable, "-m", "medianode", "serve"),
+            *(sys.executable, *program, "serve"),
             env=dict(environ) if environ is not None else environment(data_dir),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -118,13 +125,13 @@ async def serving(
         rtmp = re.search(r"OBS server +rtmp://\S+?:(\d+)/", greeting)
         assert http, greeting
         assert rtmp, greeting
-        program = Program(process, data_dir, log_file, greeting, int(http[1]), int(rtmp[1]))
-        yield program
+        node = Program(process, data_dir, log_file, greeting, int(http[1]), int(rtmp[1]))
+        yield node
         if process.returncode is None:
-            code = await program.stop()
-            assert code == 0, (code, program.log[-4000:])
+            code = await node.stop()
+            assert code == 0, (code, node.log[-4000:])
         if clean:
-            program.assert_clean()
+            node.assert_clean()
     finally:
         if process.returncode is None:
             process.kill()

@@ -6,13 +6,14 @@ import asyncio
 import collections
 import contextlib
 import io
+import json
 import os
 import random
 import resource
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 from aiohttp import ClientError, ClientSession, ClientTimeout
 from harness import FFMPEG, H264_AAC, ffmpeg, moving_picture, publishing, run, send_second
 from PIL import Image
+from soak.calls import Calls
 from soak.program import Program, create_ingress, environment, last_sequence, on_air, playlist, serving
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
@@ -30,7 +32,7 @@ from medianode.transcode.snapshot import THREADS as SNAPSHOT_THREADS
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "120"))
 WARM_UP = max(20.0, min(60.0, SECONDS / 4))
-ACTORS = 14
+ACTORS = 20
 RSS_BUDGET = 20 << 20
 EXECUTOR_THREADS = min(32, (os.cpu_count() or 1) + 4)
 LAZY_THREADS = SNAPSHOT_THREADS + POOL_SIZE + EXECUTOR_THREADS
@@ -38,12 +40,18 @@ LAZY_THREADS = SNAPSHOT_THREADS + POOL_SIZE + EXECUTOR_THREADS
 
 ROOMS = ("studio", "yard", "gate", "roof")
 CAMERAS = ("cellar", "door")
+PORCHES = ("porch", "attic")
+"""Rooms that are published to by WHIP."""
+INSPECTED = (str(Path(__file__).with_name("inspected.py")),)
 SETTINGS = {
     "INGRESS__HOLD": "1",
     "INGRESS__TRACK_WAIT": "1",
     "HLS__RENDITION_IDLE": "2",
     "HLS__DVR_WINDOW": "8",
     "MJPEG__RENDITION_IDLE": "1",
+    "RTC__RENDITION_IDLE": "2",
+    "RTC__CONSENT_TIMEOUT": "4",
+    "LIMITS__RTC_CONNECT_TIMEOUT": "5",
     "LIMITS__HANDSHAKE_TIMEOUT": "3",
     "LIMITS__FAILED_LOGINS_PER_MINUTE": "1000000",
     "LIMITS__WS_HANDSHAKES_PER_MINUTE": "1000000",
@@ -56,11 +64,13 @@ class Churn:
     def __init__(self, node: Program, rng: random.Random, clip: Path) -> None:
         self.node, self.rng, self.clip = node, rng, clip
         self.session: ClientSession
+        self.calls: Calls
         self.keys: dict[str, str] = {"studio": node.key}
         self.cameras: dict[str, str] = {}
         self.ran: collections.Counter[str] = collections.Counter()
         self.cut: collections.Counter[str] = collections.Counter()
         self.encoders = asyncio.Semaphore(2)
+        self.packets: collections.Counter[str] = collections.Counter()
 
     async def prepare(self) -> None:
         for room in ROOMS[1:]:
@@ -71,6 +81,17 @@ class Churn:
             ) as response:
                 assert response.status == 201, await response.text()
                 self.cameras[room] = (await response.json())["data"]["streamKey"]
+        await self.calls.prepare(PORCHES)
+
+    @contextlib.asynccontextmanager
+    async def clients(self) -> AsyncIterator[None]:
+        """What the actors call by, anew for each phase."""
+        keys = self.calls.keys if hasattr(self, "calls") else {}
+        async with ClientSession(timeout=ClientTimeout(25)) as self.session:
+            self.calls = Calls(self.node, self.session, self.rng, ROOMS + CAMERAS)
+            self.calls.keys = keys
+            yield
+        self.packets.update(self.calls.frames)
 
     async def run(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -91,6 +112,15 @@ class Churn:
             (self.say_nothing, 3),
             (self.talk_nonsense_to_http, 2),
             (self.make_and_delete_an_ingress, 3),
+            (self.calls.call_in_and_hang_up, 4),
+            (self.calls.call_in_and_say_goodbye, 2),
+            (self.calls.call_in_and_vanish, 2),
+            (self.calls.call_in_over_another, 2),
+            (self.calls.call_in_roughly, 2),
+            (self.calls.watch_a_call, 12),
+            (self.calls.ask_and_never_come, 3),
+            (self.calls.ask_nonsense, 3),
+            (self.calls.knock_at_the_port, 3),
         ]
         names = [deed for deed, weight in deeds for _ in range(weight)]
 
@@ -192,7 +222,7 @@ class Churn:
     # out
 
     def anywhere(self) -> str:
-        return self.rng.choice(ROOMS + CAMERAS)
+        return self.rng.choice(ROOMS + CAMERAS + PORCHES)
 
     async def watch_hls(self) -> None:
         room = self.anywhere()
@@ -315,7 +345,11 @@ def reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-IDLE = ("medianode_rtmp_connections", "medianode_hls_memory_bytes", "medianode_hls_waiting_requests", 'medianode_renditions{kind="thread"}')
+IDLE = (
+    *("medianode_rtmp_connections", "medianode_hls_memory_bytes", "medianode_hls_waiting_requests", 'medianode_renditions{kind="thread"}'),
+    *("medianode_rtc_resources", "medianode_rtc_tcp_connections"),
+)
+COMING = ("medianode_publications", "medianode_rooms", "medianode_rtc_peers{", "medianode_renditions{")
 SIZES = ("medianode_open_descriptors", "medianode_tasks", "medianode_threads", "medianode_resident_bytes")
 
 
@@ -327,9 +361,7 @@ async def when_idle(node: Program) -> dict[str, float]:
         while True:
             now = await node.metrics()
             counts = [now[name] for name in SIZES[:3]]
-            busy = [now[name] for name in IDLE] + [
-                value for name, value in now.items() if name.startswith(("medianode_publications", "medianode_rooms"))
-            ]
+            busy = [now[name] for name in IDLE] + [value for name, value in now.items() if name.startswith(COMING)]
             still = still + 1 if counts == before and not any(busy) and now["medianode_http_connections"] == 1 else 0
             if still == 5:
                 return now
@@ -345,6 +377,13 @@ async def fill_pools(node: Program, session: ClientSession) -> None:
             assert response.status == 200
 
     await asyncio.gather(*(one() for _ in range(60)))
+
+
+async def assert_nothing_left(node: Program) -> None:
+    """No dict, queue or wheel of the node keeps anything of those who were here, and nothing else keeps their objects alive."""
+    status, text = await node.get("/leftovers")
+    assert status == 200, text
+    assert not json.loads(text), text
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:
@@ -364,15 +403,16 @@ async def test_what_comes_and_goes_leaves_nothing_behind(tmp_path: Path, capsys:
     made = await ffmpeg(*moving_picture(4, size="160x120", rate=10, realtime=False), *H264_AAC, str(clip))
     assert made.code == 0, made.output
     figures: dict[str, dict[str, float]] = {}
-    async with serving(tmp_path / "data", environment(tmp_path / "data", **SETTINGS)) as node:
+    async with serving(tmp_path / "data", environment(tmp_path / "data", **SETTINGS), program=INSPECTED) as node:
         churn = Churn(node, random.Random(seed), clip)
         for phase, seconds in (("before", WARM_UP), ("after", SECONDS)):
-            async with ClientSession(timeout=ClientTimeout(25)) as churn.session:
+            async with churn.clients():
                 if phase == "before":
                     await churn.prepare()
                     await fill_pools(node, churn.session)
                 await churn.run(seconds)
             figures[phase] = await when_idle(node)
+            await assert_nothing_left(node)
         before, after = figures["before"], figures["after"]
         own = resource.getrusage(resource.RUSAGE_SELF)
         with capsys.disabled():
@@ -385,8 +425,10 @@ async def test_what_comes_and_goes_leaves_nothing_behind(tmp_path: Path, capsys:
         assert after["medianode_resident_bytes"] <= before["medianode_resident_bytes"] + RSS_BUDGET
         assert not {name: n for name, n in after.items() if name.startswith("medianode_bugs_total") and n}
         # it was really there, through every door
-        for door in ("rtmp", "ws-mjpeg", "mjpeg", "ws-live"):
+        for door in ("rtmp", "ws-mjpeg", "mjpeg", "ws-live", "whip", "whep"):
             assert after[f'medianode_sessions_total{{door="{door}"}}'] > before[f'medianode_sessions_total{{door="{door}"}}']
+        assert churn.packets["udp"], "no viewer saw a picture over UDP"
+        assert churn.packets["tcp"], "no viewer saw a picture over TCP"
         # and it goes on as on the first day
         async with on_air(f"{node.rtmp}/live/{node.key}"):
             await playlist(node)

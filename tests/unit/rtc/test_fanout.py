@@ -509,6 +509,37 @@ async def test_another_codec_ends_what_was_promised(rig: Rig) -> None:
         rig.cast.add(rig.peer(), SENDS)
 
 
+async def test_a_codec_that_was_not_known_at_the_answer(rig: Rig) -> None:
+    """The viewer came first, and the source turns out to be VP8."""
+    told: list[Kind] = []
+    cast = Broadcast(rig.batch, rig.limits, on_codec_changed=told.append)
+    peer = rig.peer()
+    viewer = cast.add(peer, SENDS)
+    vp8 = Track(0, Codec.VP8, 90_000)
+    cast.on_tracks((vp8, AUDIO))
+    cast.on_packet(Packet(vp8, bytes(50), 1, 1, True, clock.now()))
+    cast.on_packet(Packet(AUDIO, b"sound", 1, 1, True, clock.now()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert told == [Kind.VIDEO]
+    assert [p.payload for p in peer.packets()] == [b"sound"]
+    assert (viewer.stats.state, viewer.stats.reason) == ("paused", "codec-changed")
+    cast.close()
+
+
+async def test_what_cannot_be_packetised_is_counted(rig: Rig) -> None:
+    peer = rig.peer()
+    rig.cast.add(peer, SENDS)
+    broken = Track(0, Codec.H264, 90_000, b"\0nonsense")
+    rig.cast.on_tracks((broken, AUDIO))
+    rig.cast.on_packet(Packet(broken, b"\0\0\0\2\x65x", 1, 1, True, clock.now()))
+    rig.cast.on_tracks((VIDEO, AUDIO))
+    rig.frame(key=True)
+    await rig.settle()
+    assert rig.cast.undeliverable == 1
+    assert pictures(peer.packets()) == brief(rig.units)
+
+
 async def test_old_sound_of_a_cached_gop_is_left_out(rig: Rig) -> None:
     peer = rig.peer()
     rig.cast.add(peer, SENDS)
