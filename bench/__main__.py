@@ -38,6 +38,7 @@ BENCHES = {
     "mjpeg_viewers": Bench("MJPEG viewers per core against bare send()", 90, quick=("--rounds=1", "--seconds=2", "--viewers=100")),
     "hls_players": Bench("HLS and LL-HLS players", 120, quick=("-n=40", "--ll-players=40", "--seconds=3")),
     "publishers": Bench("RTMP publishers to HLS beside nginx-rtmp", 270, quick=("-n", "10", "--seconds=4")),
+    "webrtc_sender": Bench("the fan-out alone, against protect and sendto per packet", 90),
     "webrtc_fanout": Bench("WHEP viewers beside stock aiortc", 300, quick=("-n", "20", "100", "--seconds=5", "--peer=0")),
     "webrtc_ingest": Bench("WHIP publishers", 150, quick=("-n", "5", "--seconds=4")),
     "latency": Bench("glass-to-glass latency", 120, quick=("--seconds=6",)),

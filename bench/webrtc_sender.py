@@ -156,7 +156,7 @@ def stock(viewers: Viewers, nbytes: int, count: int, rounds: int) -> float:
                 viewers.sock.sendto(peer.sealer.protect(head + payload), peer.address)
         spent.append(time.process_time() - start)
         sequence += count
-        time.sleep(0.006)
+        time.sleep(0.015)
     return sorted(spent)[rounds // 2] / count / len(viewers.peers) * 1e6
 
 

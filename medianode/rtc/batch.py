@@ -33,6 +33,8 @@ LENGTHS = 128
 SLOT = LENGTHS + MAX_RUN * MAX_PACKET
 LAYOUTS = 96
 """Run shapes whose pointers are kept; up to 30 KB each."""
+_LENGTHS = [struct.Struct(f"={count}i") for count in range(MAX_RUN + 1)]
+_SPACE = bytes(16)
 _FULL = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.ENOMEM})
 _REFUSED = frozenset({errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.EOPNOTSUPP, errno.ENOPROTOOPT})
 _DROPS = telemetry.counter("medianode_dropped_total", "Packets dropped, by place and cause", "place", "cause")
@@ -93,6 +95,8 @@ class Batch:
             self._singles[i].msg_hdr.msg_iovlen = 1
         self._pointers: dict[tuple[int, int], list[tuple[Any, list[Any], list[Any]]]] = {}
         self._total = -1
+        self._sized = 0
+        """So many of the vectors have the length `_total`."""
         if RAW.usable:
             base = int(cdefs.cast("intptr_t", self._scratch))
             self._slots = [ffi.cast("char *", base + i * SLOT) for i in range(ROW)]
@@ -108,10 +112,9 @@ class Batch:
         """Put a run into the template: packets as they are before sealing, at most MAX_RUN, all of one size but the last."""
         count = len(packets)
         plain, last = len(packets[0]), len(packets[-1])
-        space = bytes(tag)
-        joined = space.join(packets)
-        self._view[LENGTHS : LENGTHS + len(joined)] = joined
-        struct.pack_into(f"={count}i", self._view, 0, *([plain] * (count - 1)), last)
+        joined = _SPACE[:tag].join(packets)
+        cdefs.memmove(self._template + LENGTHS, joined, len(joined))
+        _LENGTHS[count].pack_into(self._view, 0, *([plain] * (count - 1)), last)
         return Run(count, plain, last, tag)
 
     def _places(self, count: int, stride: int) -> list[tuple[Any, list[Any], list[Any]]]:
@@ -138,10 +141,11 @@ class Batch:
                     self.send_run(target, run)
             return
         segment, total, count = run.segment, run.nbytes, run.count
-        if total != self._total:
-            self._total = total
+        widest = max([len(row.targets) for row in rows])
+        if total != self._total or widest > self._sized:
+            self._total, self._sized = total, widest
             vectors = self.vectors
-            for i in range(ROW):
+            for i in range(widest):
                 vectors[i].iov_len = total
         cdefs.memmove(self.control + 16, struct.pack("=H", segment), 2)
         places = self._places(count, segment)

@@ -6,15 +6,16 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 from medianode.errors import PeerGone
 from medianode.media.packet import Gap, Packet
 from medianode.media.track import Codec, Kind, Track
 from medianode.protocols.sdp.plan import SendMedia
-from medianode.routing.feed import Feed
+from medianode.routing.feed import Feed, Sink
 from medianode.routing.room import Room
-from medianode.rtc.fanout import Broadcast
+from medianode.rtc.peer import Peer
+from medianode.rtc.viewer import Stats
 from medianode.transcode.want import Want
 
 
@@ -22,6 +23,29 @@ class Transcoder(Protocol):
     """transcode.Renditions."""
 
     def acquire(self, source: Feed, want: Want, idle: float) -> AbstractAsyncContextManager[Feed]: ...
+
+
+class Seat(Protocol):
+    """One viewer of a Cast: rtc.viewer.Viewer, or rtc.crew.RemoteViewer in a worker."""
+
+    @property
+    def stats(self) -> Stats: ...
+    def rtcp(self, packet: bytes, now: float) -> None: ...
+
+
+class Cast(Sink, Protocol):
+    """rtc.fanout.Broadcast, or rtc.crew.SharedBroadcast. Seats and casts of the two kinds do not mix."""
+
+    playout_delay: float
+
+    @property
+    def ssrcs(self) -> dict[Kind, tuple[int, int | None]]: ...
+    @property
+    def cname(self) -> str: ...
+    def add(self, peer: Peer, sends: tuple[SendMedia, ...]) -> Seat: ...
+    def remove(self, viewer: Any) -> None: ...
+    def move(self, viewer: Any, to: Any) -> None: ...
+    def close(self) -> None: ...
 
 
 class Member(Protocol):
@@ -44,7 +68,9 @@ class Lane:
         self.tracks: tuple[Track, ...] = ()
         self.known = asyncio.Event()
         self.closed = False
-        self.broadcast: Broadcast
+        self.ended = ""
+        """Why its rendition ended; that may be as soon as it is opened."""
+        self.broadcast: Cast
         self._members: dict[Member, None] = {}
         self._idle_seconds = idle
         self._idle: asyncio.TimerHandle | None = None
@@ -54,10 +80,11 @@ class Lane:
     def __len__(self) -> int:
         return len(self._members)
 
-    async def open(self, renditions: Transcoder, make: Callable[[Feed], Broadcast]) -> None:
+    async def open(self, renditions: Transcoder, make: Callable[[Feed], Cast]) -> None:
         """Raises LimitExceeded `node-full` where the rendition needs a thread and there is none."""
         feed = await self._stack.enter_async_context(renditions.acquire(self.room, self.want, 0.0))
         self.broadcast = make(feed)
+        self._stack.callback(self.broadcast.close)
         feed.attach(self, replay=False)
         self._stack.callback(feed.detach, self)
         feed.attach(self.broadcast)
@@ -105,6 +132,7 @@ class Lane:
         """The Broadcast sees them."""
 
     def on_end(self, cause: str) -> None:
+        self.ended = cause
         self._let_go(cause)
         self._expired(self)
 

@@ -11,7 +11,6 @@ from medianode.errors import LimitExceeded, PeerGone, UnsupportedMedia
 from medianode.media.track import Kind, Track
 from medianode.protocols.sdp.plan import SendMedia
 from medianode.routing.room import Room
-from medianode.rtc.viewer import Viewer
 from medianode.tasks import TaskSet
 from medianode.transcode.want import Want
 
@@ -123,7 +122,7 @@ class LayerLadder:
     async def _move(self, watcher: Watcher, track: Track) -> None:
         try:
             lane = await self._lane_of(watcher.room, Want(video="realtime", audio="none", video_track=track.id))
-            viewer: Viewer | None = watcher.viewer
+            viewer = watcher.viewer
             if viewer is None or watcher.closed:
                 return
             promised = next((send.codec for send in watcher.sends if send.kind is Kind.VIDEO), None)

@@ -12,9 +12,9 @@ from typing import Literal
 from medianode import clock, telemetry
 from medianode.auth import ReadGrant
 from medianode.config import Config
-from medianode.egress.whep.lane import Lane, Transcoder
+from medianode.egress.whep.lane import Cast, Lane, Seat, Transcoder
 from medianode.egress.whep.layers import LayerLadder
-from medianode.errors import MedianodeError, NotFound, PeerGone, UnsupportedMedia
+from medianode.errors import LimitExceeded, MedianodeError, NotFound, PeerGone, UnsupportedMedia
 from medianode.media.track import Codec, Kind, Track
 from medianode.protocols.sdp.answer import answer_whep
 from medianode.protocols.sdp.negotiate import offered_codecs, plan_whep
@@ -24,12 +24,12 @@ from medianode.routing.feed import Feed
 from medianode.routing.registry import Registry
 from medianode.routing.room import Room
 from medianode.rtc.batch import Batch
+from medianode.rtc.crew import Crew
 from medianode.rtc.endpoint import Endpoint
 from medianode.rtc.fanout import Broadcast
 from medianode.rtc.peer import Peer
 from medianode.rtc.signalling import Joined
-from medianode.rtc.viewer import Viewer
-from medianode.tasks import TaskSet
+from medianode.tasks import TaskSet, background
 from medianode.transcode.want import Want
 
 log = logging.getLogger("medianode.whep")
@@ -56,7 +56,7 @@ class Watcher:
         self.opened_wallclock = clock.wallclock()
         self.peer: Peer
         self.local: LocalTransport
-        self.viewer: Viewer | None = None
+        self.viewer: Seat | None = None
         self.closed = False
         self.layer = ""
         self._service = service
@@ -141,16 +141,17 @@ class WhepService:
         self._endpoint = endpoint
         self._delay = delay
         self._batch = Batch(endpoint.udp, config.limits.rtc_unsent_bytes)
+        self._crew = Crew(endpoint.udp, config.limits, config.rtc.workers) if config.rtc.workers else None
         self._lanes: dict[tuple[Room, Want], Lane] = {}
         self._tasks = TaskSet("whep", config.limits.rooms * 4)
         self._layers = LayerLadder(self._lane, self._tasks)
-        self._by_viewer: dict[Viewer, Watcher] = {}
+        self._by_viewer: dict[Seat, Watcher] = {}
         self.watchers: dict[str, Watcher] = {}
 
     async def serve(self) -> None:
         """Until cancelled; then all viewers are told and their lanes closed."""
         try:
-            async with self._tasks:
+            async with self._tasks, background(*([self._crew.serve()] if self._crew is not None else [])):
                 while True:
                     await asyncio.sleep(1.0)
                     self._layers.look(clock.now())
@@ -185,10 +186,10 @@ class WhepService:
         answer = answer_whep(offer, watcher.local, sends, {s.mid: ssrcs[s.kind] for s in sends}, lane.broadcast.cname)
         return Joined(answer, watcher)
 
-    def seated(self, watcher: Watcher, viewer: Viewer) -> None:
+    def seated(self, watcher: Watcher, viewer: Seat) -> None:
         self._by_viewer[viewer] = watcher
 
-    def forget(self, watcher: Watcher, viewer: Viewer) -> None:
+    def forget(self, watcher: Watcher, viewer: Seat) -> None:
         del self._by_viewer[viewer]
         self._layers.forget(watcher)
 
@@ -230,15 +231,18 @@ class WhepService:
             raise NotFound(f"room {room.name} waits for its publisher", code="no-programme")
         lane = Lane(room, want, self._config.rtc.rendition_idle, self._expired)
         await lane.open(self._renditions, lambda feed: self._broadcast(lane, feed))
+        if lane.ended:  # with the first GOP that its rendition saw: such a lane is closed already, and nobody's
+            message = f"room {room.name} cannot be sent: its rendition ended at once ({lane.ended})"
+            raise LimitExceeded(message, code="node-full") if lane.ended == "node-full" else NotFound(message, code="no-programme")
         if key in self._lanes:  # another viewer came while we opened ours
             await lane.close()
             return self._lanes[key]
         self._lanes[key] = lane
         return lane
 
-    def _broadcast(self, lane: Lane, feed: Feed) -> Broadcast:
+    def _broadcast(self, lane: Lane, feed: Feed) -> Cast:
         room = lane.room
-        return Broadcast(
+        broadcast = Broadcast(
             self._batch,
             self._config.limits,
             playout_delay=self._delay(room.project_id, room.name),
@@ -246,8 +250,9 @@ class WhepService:
             on_codec_changed=lane.renegotiate,
             on_slow=self._slow,
         )
+        return broadcast if self._crew is None else self._crew.share(broadcast)
 
-    def _slow(self, viewer: Viewer) -> bool:
+    def _slow(self, viewer: Seat) -> bool:
         watcher = self._by_viewer.get(viewer)
         return watcher is not None and self._layers.slow(watcher)
 

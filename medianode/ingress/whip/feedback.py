@@ -18,6 +18,8 @@ KEYFRAME_EVERY = 0.5
 UNANSWERED = 4
 """Requests without a key frame after which it is asked for by FIR too."""
 ALIVE = 2.0
+MAX_RTT = 0.3
+"""Seconds. The handshake's round trip is a second too long where one of its flights was lost, and a hole lives half of one."""
 
 
 class Sender(Protocol):
@@ -46,6 +48,11 @@ class Feedback:
     def start(self, sender: Sender) -> None:
         """The peer is connected."""
         self._sender = sender
+
+    def tell_rtt(self, stream: Incoming) -> None:
+        """Requests are repeated by it; a stream that is new would go by a guess."""
+        if self._sender is not None and self._sender.rtt > 0:
+            stream.receiver.rtt = min(self._sender.rtt, MAX_RTT)
 
     def arrived(self, sequence: int, now: float) -> None:
         """A packet with this transport-wide sequence number."""
@@ -109,8 +116,7 @@ class Feedback:
         lost = expected = 0.0
         for stream in self._streams.incoming:
             receiver = stream.receiver
-            if sender.rtt > 0:
-                receiver.rtt = sender.rtt
+            self.tell_rtt(stream)
             block = receiver.report(now)
             blocks.append(block)
             lost += block.fraction_lost / 256

@@ -161,7 +161,7 @@ class WhipSession:
             return
         if (sequence := parsed.extensions.get(self._streams.transport_cc)) is not None and len(sequence) == 2:
             self._feedback.arrived(sequence[0] << 8 | sequence[1], now)
-        route = self._streams.routes.get(parsed.ssrc) or self._streams.bind(parsed, now)
+        route = self._streams.routes.get(parsed.ssrc) or self._bind(parsed, now)
         if route is None:
             return
         try:
@@ -171,6 +171,12 @@ class WhipSession:
                 self._repair(route, parsed, now)
         except PeerError as e:
             self.fail(e)
+
+    def _bind(self, packet: RtpPacket, now: float) -> Incoming | Repair | None:
+        route = self._streams.bind(packet, now)
+        if type(route) is Incoming:
+            self._feedback.tell_rtt(route)
+        return route
 
     def rtcp(self, packet: bytes, now: float) -> None:
         if self._error is not None:
