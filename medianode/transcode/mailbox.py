@@ -108,16 +108,20 @@ class Mailbox:
             self._packets = self.nbytes = 0
             self._condition.notify()
 
-    def take(self, linger: float = 0.0, batch: int = 1) -> list[Item] | None:
+    def take(self, linger: float = 0.0, batch: int = 1, *, impatient: bool = False) -> list[Item] | None:
         """Wait for items and return all of them; None once closed.
 
         With `linger` (seconds) the reader expects more soon and sleeps until `batch` packets are there, so that it wakes once for a batch
-        and not for each audio frame. What came when the time is over is returned all the same, and where none came the first that does.
+        and not for each audio frame. What came when the time is over is returned all the same, and where none came the first that does, or
+        with `impatient` an empty list at once.
         """
         with self._condition:
             if linger and not self._items and not self._closed:
                 self._awaited = batch
                 self._condition.wait(linger)
+                if impatient and not self._items and not self._closed:
+                    self._awaited = 0
+                    return []
             self._awaited = 1
             while not self._items and not self._closed:
                 self._condition.wait()

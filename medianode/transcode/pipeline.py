@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 
 import av
@@ -53,10 +54,18 @@ class Pipeline:
         self._packet_seconds = 0.0
         self._newest: Packet | None = None
         self._keyframe_wanted = False
+        self.ready: deque[tuple[int, list[Output]]] = deque()
+        """Sound that waits for `collect`: the source's next packet wakes the loop anyhow, and a wake-up of its own would cost more than it."""
         self._thread = threading.Thread(target=self._run, name="rendition", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+
+    def collect(self) -> None:
+        """Called in the loop, where it is awake: deliver what is ready."""
+        while self.ready:
+            epoch, outputs = self.ready.popleft()
+            self._deliver(epoch, outputs)
 
     def force_keyframe(self) -> None:
         """Called in the loop; the next picture becomes a key frame."""
@@ -77,7 +86,11 @@ class Pipeline:
     def _take(self) -> list[Item] | None:
         if self._packet_seconds == 0.0:
             return self._mailbox.take()
-        return self._mailbox.take(self._batch * PATIENCE, max(1, int(self._batch / self._packet_seconds)))
+        linger, batch = self._batch * PATIENCE, max(1, int(self._batch / self._packet_seconds))
+        items = self._mailbox.take(linger, batch, impatient=bool(self.ready))
+        if self.ready:  # nobody came for it in the time of a batch: the source stands still
+            self._post(self.collect)
+        return self._mailbox.take(linger, batch) if items == [] else items
 
     def _measure(self, packet: Packet) -> None:
         """How long a packet of sound is, from the newest two."""
@@ -109,7 +122,10 @@ class Pipeline:
             outputs += self._guarded(stage.finish)
         if outputs:
             epoch = self._epoch
-            self._post(lambda: self._deliver(epoch, outputs))
+            if self._realtime and self._packet_seconds:
+                self.ready.append((epoch, outputs))
+            else:
+                self._post(lambda: self._deliver(epoch, outputs))
 
     def _guarded(self, step: Callable[..., list[Output]], *arguments: object) -> list[Output]:
         """An encoder that FFmpeg fails in is passed over as a bad packet is; what we refuse on purpose ends the pipeline."""

@@ -174,6 +174,7 @@ class Rendition:
 
     def on_packet(self, packet: Packet) -> None:
         track = packet.track
+        self._collect()
         if track.id in self._copied:
             guard = self._guards.get(track.id)
             if guard is None:
@@ -187,7 +188,14 @@ class Rendition:
                     self._heads[track.id] = packet.pts / track.clock_rate
                 line.mailbox.put(packet)
 
+    def _collect(self) -> None:
+        """Sound that is ready, now that the loop is awake; see `Pipeline.ready`."""
+        line = self._lines.get(Kind.AUDIO)
+        if line is not None and line.pipeline.ready:
+            line.pipeline.collect()
+
     def on_gap(self, gap: Gap) -> None:
+        self._collect()
         self._start_gop()
         self._waits_for_key = False
         for guard in self._guards.values():
