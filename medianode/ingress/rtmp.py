@@ -185,9 +185,12 @@ class RtmpDoor:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK)
-            now = clock.now()
-            for session in tuple(self.sessions):
-                session.tick(now)
+            self._tick_all(clock.now())
+
+    def _tick_all(self, now: float) -> None:
+        """Not in the loop above, whose variables live on: the last session would be kept, and the room that it played."""
+        for session in tuple(self.sessions):
+            session.tick(now)
 
 
 class RtmpSession(asyncio.Protocol):

@@ -20,6 +20,10 @@ except ImportError:  # pragma: no cover - for a pylibsrtp that is not yet writte
     ffi = lib = None
 
 
+MAX_SSRCS = 128
+"""Of one peer, in all its life; three layers with retransmission and sound are seven."""
+
+
 class Profile(Enum):
     """Protection profiles by preference, with what they add to a packet."""
 
@@ -74,24 +78,40 @@ class Sealer:
 
 
 class Opener:
-    """Inbound. Raises ProtocolError on what does not authenticate, or was seen before."""
+    """Inbound. Raises ProtocolError on what does not authenticate, or was seen before, and on the streams over MAX_SSRCS."""
 
-    __slots__ = ("_session",)
+    __slots__ = ("_session", "_ssrcs")
 
     def __init__(self, keys: Keys) -> None:
         self._session = _session(keys, Policy.SSRC_ANY_INBOUND)
+        self._ssrcs: set[bytes] = set()
 
     def unprotect(self, packet: bytes) -> bytes:
+        ssrc = packet[8:12]
+        if ssrc not in self._ssrcs:
+            self._admit()
         try:
-            return self._session.unprotect(packet)
+            opened = self._session.unprotect(packet)
         except (pylibsrtp.Error, ValueError) as e:
             raise ProtocolError(f"SRTP: {e}") from None
+        self._ssrcs.add(ssrc)
+        return opened
 
     def unprotect_rtcp(self, packet: bytes) -> bytes:
+        ssrc = packet[4:8]
+        if ssrc not in self._ssrcs:
+            self._admit()
         try:
-            return self._session.unprotect_rtcp(packet)
+            opened = self._session.unprotect_rtcp(packet)
         except (pylibsrtp.Error, ValueError) as e:
             raise ProtocolError(f"SRTCP: {e}") from None
+        self._ssrcs.add(ssrc)
+        return opened
+
+    def _admit(self) -> None:
+        """libsrtp keeps a stream for each SSRC for ever, and looks through all of them for each packet."""
+        if len(self._ssrcs) >= MAX_SSRCS:
+            raise ProtocolError(f"SRTP: expected at most {MAX_SSRCS} SSRCs of one peer, got one more")
 
 
 class _Raw:

@@ -55,7 +55,7 @@ class Pipeline:
         self._newest: Packet | None = None
         self._keyframe_wanted = False
         self.ready: deque[tuple[int, list[Output]]] = deque()
-        """Sound that waits for `collect`: the source's next packet wakes the loop anyhow, and a wake-up of its own would cost more than it."""
+        """Sound that waits for `collect`: the next packet of the source wakes the loop anyhow, and a wake-up costs more than the sound."""
         self._thread = threading.Thread(target=self._run, name="rendition", daemon=True)
 
     def start(self) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aiohttp import ClientSession
+
 from harness import Node, running
 from harness.rough import Rough
 from harness.rtp_sender import AVCC, H264, H264_RTX, MID, OPUS, TRANSPORT_CC, Encoder
 from harness.webrtc import Certificate, TestPeer
-
 from medianode import clock, telemetry
 from medianode.media.packet import Packet
 from medianode.media.track import Codec, Kind, Track
@@ -23,6 +23,7 @@ from medianode.protocols.rtp import packet as rtp
 from medianode.protocols.rtp import rtcp
 from medianode.protocols.rtp.packet import RtpPacket, Unwrapper
 from medianode.protocols.rtp.payload import depacketiser
+from medianode.protocols.sdp.plan import Credentials
 from medianode.tasks import background
 
 CERTIFICATE = Certificate()
@@ -86,9 +87,7 @@ class Numbered(Encoder):
         for i, payload in enumerate(payloads):
             extensions = {TRANSPORT_CC: b"\0\0", MID: self.mid.encode()}
             last = i == len(payloads) - 1
-            packet = rtp.build(
-                self.payload_type, self.sequence, self.timestamp(at), self.ssrc, payload, marker=last, extensions=extensions
-            )
+            packet = rtp.build(self.payload_type, self.sequence, self.timestamp(at), self.ssrc, payload, marker=last, extensions=extensions)
             self.sent[self.sequence & 0xFFFF] = packet
             if len(self.sent) > 4000:
                 del self.sent[next(iter(self.sent))]
@@ -98,7 +97,7 @@ class Numbered(Encoder):
 
 
 class Publisher:
-    """25 pictures and 50 packets of sound a second while `run` runs; answers NACK and PLI. `wanted`: the next is a key frame."""
+    """50 pictures and 50 packets of sound a second while `run` runs; answers NACK and PLI. `wanted`: the next is a key frame."""
 
     def __init__(self, peer: TestPeer, reply: Reply, *, sequence: int = 100, first: int = 0, size: int = 3000, sound: bool = True) -> None:
         self.peer = peer
@@ -122,8 +121,7 @@ class Publisher:
                 self._turn(i, i * 0.02)
 
     def _turn(self, i: int, at: float) -> None:
-        if i % 2 == 0:
-            self.show(at)
+        self.show(at)
         if self.sound is not None:
             self.send(self.sound.frame(at))
         if i % 25 == 5:
@@ -298,8 +296,6 @@ class Line:
 
     async def restart(self, reply: Reply, peer: TestPeer, ufrag: str = "newfrag1", pwd: str = "x" * 24) -> Reply:
         """ICE restart by PATCH, and the peer goes on with it."""
-        from medianode.protocols.sdp.plan import Credentials  # noqa: PLC0415
-
         fragment = f"a=ice-ufrag:{ufrag}\r\na=ice-pwd:{pwd}\r\n"
         headers = {"Content-Type": "application/trickle-ice-sdpfrag", "If-Match": reply.etag}
         async with self.http.patch(f"{self.node.http}{reply.location}", data=fragment, headers=headers) as response:

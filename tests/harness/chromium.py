@@ -90,6 +90,15 @@ class Lab:
             while not ((await self.stats())["audio"] or {}).get("audioLevel"):
                 await asyncio.sleep(0.1)
 
+    async def in_step(self, limit: float, timeout: float = 15.0) -> list[float]:
+        """Waits until picture and sound were less than `limit` milliseconds apart at three beeps in a row. All offsets until then."""
+        async with asyncio.timeout(timeout):
+            while True:
+                offsets = (await self.seen()).offsets
+                if len(offsets) >= 3 and max(map(abs, offsets[-3:])) < limit:
+                    return offsets
+                await asyncio.sleep(0.5)
+
     async def close(self) -> None:
         await self.page.close()
 

@@ -109,7 +109,9 @@ async function publish({ url, token, codec, media = {}, camera = false, layers =
     ? await navigator.mediaDevices.getUserMedia({ audio: true, video: { width: 640, height: 360, frameRate: 30 } })
     : await source(media);
   const pc = lab.pc = new RTCPeerConnection({ bundlePolicy: 'max-bundle' });
-  const encodings = layers ? [['q', 4], ['h', 2], ['f', 1]].map(([rid, scaleResolutionDownBy]) => ({ rid, scaleResolutionDownBy })) : [{}];
+  // low bounds: a still picture gives the estimate little to grow by, and the best layer is sent only where all would find room
+  const three = [['q', 4, 80_000], ['h', 2, 250_000], ['f', 1, 700_000]];
+  const encodings = layers ? three.map(([rid, scaleResolutionDownBy, max]) => ({ rid, scaleResolutionDownBy, maxBitrate: max })) : [{}];
   if (maxBitrate) encodings[0].maxBitrate = maxBitrate;
   const video = pc.addTransceiver(stream.getVideoTracks()[0], { direction: 'sendonly', streams: [stream], sendEncodings: encodings });
   const kept = RTCRtpSender.getCapabilities('video').codecs.filter((c) => [`video/${codec}`, 'video/rtx'].includes(c.mimeType));

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
+from medianode import clock
 from medianode.protocols.sdp.plan import Candidate, LocalTransport
 
 KindOfDatagram = Literal["stun", "dtls", "media", "other"]
@@ -45,7 +46,10 @@ class Rough:
         kinds: frozenset[KindOfDatagram] = MEDIA,
     ) -> None:
         self.loss, self.double, self.late, self.kinds = loss, double, late, kinds
+        self.lose_flight = False
+        """The client's second flight of DTLS is lost the first time: every datagram of it within half a second."""
         self.seen: Counter[str] = Counter()
+        self._flight_at = 0.0
         self._seed = seed
         self._random: dict[tuple[str, KindOfDatagram], random.Random] = {}
         self._target = ("127.0.0.1", port)
@@ -85,7 +89,8 @@ class Rough:
             sock.close()
 
     def _from_client(self) -> None:
-        for data, self._client in _waiting(self._outside):
+        for data, client in _waiting(self._outside):
+            self._client = client
             self._pass("out", self._inside, data, self._target)
 
     def _from_node(self, inside: socket.socket) -> None:
@@ -94,6 +99,9 @@ class Rough:
 
     def _pass(self, way: str, sock: socket.socket, data: bytes, to: Any) -> None:
         kind = kind_of(data)
+        if self.lose_flight and way == "out" and kind == "dtls" and self._of_second_flight(data):
+            self.seen["flight"] += 1
+            return
         if kind not in self.kinds:
             self._later(DELAY, sock, data, to)
             return
@@ -108,6 +116,14 @@ class Rough:
         if doubled:
             self.seen["doubled"] += 1
             self._later(DELAY * 2, sock, data, to)
+
+    def _of_second_flight(self, data: bytes) -> bool:
+        now = clock.now()
+        if data[13:14] == b"\x01":  # ClientHello
+            return False
+        if not self._flight_at:
+            self._flight_at = now
+        return now - self._flight_at < 0.5
 
     def _later(self, delay: float, sock: socket.socket, data: bytes, to: Any) -> None:
         timer: asyncio.TimerHandle

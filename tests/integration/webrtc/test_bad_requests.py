@@ -12,7 +12,6 @@ import pytest
 from harness.calls import AUDIO_IN, CERTIFICATE, VIDEO_IN, VIDEO_OUT, Line, calling
 from harness.webrtc import TestPeer
 
-
 BOUND = 128 * 1024
 POSTS = 10_000
 AT_ONCE = 8
@@ -79,7 +78,7 @@ async def test_ten_thousand_bogus_posts(tmp_path: Path) -> None:
 
 async def test_a_good_offer_over_and_over_leaves_as_many_as_are_alive(tmp_path: Path) -> None:
     """Answers that nobody takes up fill rtc_peers and not more; then 503 with Retry-After until they time out."""
-    async with calling(tmp_path, limits={"rtc_peers": 20, "rtc_connect_timeout": 2.0}) as line:
+    async with calling(tmp_path, limits={"rtc_peers": 20, "rtc_connect_timeout": 1.5}) as line:
         key = (await line.ingress())["streamKey"]
         async with line.publishing(key):
             await line.live()
@@ -104,7 +103,9 @@ BOMBS = {
     "fmtp": lambda offer: offer + "a=fmtp:102 " + ";".join(f"k{i}=v" for i in range(15_000)) + "\r\n",
     "ssrc-groups": lambda offer: offer + "".join(f"a=ssrc:{i} cname:x\r\na=ssrc-group:FID {i} {i + 1}\r\n" for i in range(2500)),
     "extmaps": lambda offer: offer + "".join(f"a=extmap:{i} urn:x:{i}\r\n" for i in range(5000)),
-    "rids": lambda offer: offer + "".join(f"a=rid:{i} send\r\n" for i in range(5000)) + "a=simulcast:send " + ";".join(map(str, range(5000))) + "\r\n",
+    "rids": lambda offer: (
+        offer + "".join(f"a=rid:{i} send\r\n" for i in range(5000)) + "a=simulcast:send " + ";".join(map(str, range(5000))) + "\r\n"
+    ),
     "fingerprints": lambda offer: offer + "a=fingerprint:sha-256 " + "AA:" * 31 + "AA\r\n" + "a=fingerprint:sha-256 AA\r\n" * 3000,
     "bundle": lambda offer: offer.replace("BUNDLE 0", "BUNDLE 0 " + "0 " * 50_000),
     "one-line": lambda offer: offer + "a=" + "x" * 100_000 + "\r\n",
@@ -158,7 +159,9 @@ async def test_the_bound_of_128_kib(tmp_path: Path, offer: str) -> None:
                 yield b"a=x:y\r\n" * 585 + b"z"
 
         async with line.http.post(
-            f"{line.node.http}/whip/live/studio", data=endless(), headers={"Authorization": f"Bearer {key}", "Content-Type": "application/sdp"}
+            f"{line.node.http}/whip/live/studio",
+            data=endless(),
+            headers={"Authorization": f"Bearer {key}", "Content-Type": "application/sdp"},
         ) as response:
             assert response.status == 413
         assert line.peers == 0

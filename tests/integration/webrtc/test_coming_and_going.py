@@ -17,7 +17,7 @@ from medianode.tasks import background
 
 async def test_a_viewer_that_vanishes_is_forgotten(tmp_path: Path) -> None:
     """No DELETE, no goodbye, no packet any more: consent expires (RFC 7675) and all it had goes."""
-    async with calling(tmp_path, rtc={"consent_timeout": 1.0, "rendition_idle": 0.2}) as line:
+    async with calling(tmp_path, rtc={"consent_timeout": 2.0, "rendition_idle": 0.2}) as line:
         key = (await line.ingress())["streamKey"]
         async with line.publishing(key):
             await line.live()
@@ -114,9 +114,9 @@ async def test_a_viewer_that_only_receives(tmp_path: Path) -> None:
         async with line.publishing(key):
             await line.live()
             async with line.viewing(run=False) as viewer:
-                frames = await viewer.until(75)
+                frames = await viewer.until(90)
                 assert frames == list(range(frames[0], frames[-1] + 1))
-                assert viewer.sounds > 100
+                assert viewer.sounds > 60
                 reports = [m for packet in viewer.peer.rtcp for m in rtcp.parse(packet) if isinstance(m, rtcp.SenderReport)]
                 assert {r.ssrc for r in reports} == {viewer.heard[kind].ssrc for kind in Kind}
                 assert line.viewers == 1
@@ -132,9 +132,9 @@ async def test_a_late_viewer_starts_at_once_where_the_source_sends_no_key_frame(
             publisher.listen = publisher.peer.rtcp.clear  # type: ignore[method-assign]  # deaf
             await line.live()
             async with line.viewing() as first:
-                await first.until(25)
+                await first.until(15)
                 async with line.viewing(run=False) as late:
-                    frames = await late.until(30)
+                    frames = await late.until(20)
                     assert frames[0] == first.frames[0] == 0, "the only key frame there was"
                     assert frames == list(range(len(frames)))
 
@@ -174,7 +174,7 @@ async def test_a_publisher_whose_pictures_never_begin(tmp_path: Path) -> None:
 
 async def test_peers_that_never_connect(tmp_path: Path) -> None:
     """Answered, and never seen: their publication, their seat and their URL are free again after rtc_connect_timeout."""
-    async with calling(tmp_path, limits={"rtc_connect_timeout": 1.0}) as line:
+    async with calling(tmp_path, limits={"rtc_connect_timeout": 0.5}) as line:
         made = await line.ingress()
         before = figure("medianode_rtc_peers_ended_total", 'cause="rtc-connect-timeout"')
         peer = TestPeer(CERTIFICATE)

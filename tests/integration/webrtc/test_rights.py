@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness.calls import AUDIO_IN, CERTIFICATE, VIDEO_IN, VIDEO_OUT, Line, calling
 from harness.webrtc import TestPeer
+
+from medianode import clock
 
 
 async def _token(line: Line, **wanted: Any) -> str:
@@ -45,6 +48,7 @@ async def test_another_encoder_takes_over(tmp_path: Path, takeover: str) -> None
                 if takeover == "reject":
                     first.paused = True
                     (publication,) = line.node.daemon.registry.publications
+                    await line.until(lambda: clock.now() - publication.last_packet_at > 0.3)  # what was on its way has come
                     publication.last_packet_at -= 10.0  # it has been silent for long, and its socket does not know
                 async with line.publishing(made["streamKey"]) as second:
                     await asyncio.wait_for(first.peer.closed.wait(), 5)
@@ -55,7 +59,7 @@ async def test_another_encoder_takes_over(tmp_path: Path, takeover: str) -> None
                     assert later == list(range(later[0], later[-1] + 1))
                     packets = next(iter(viewer.heard.values())).packets
                     ordered = [packets[n] for n in sorted(packets)]
-                    steps = [(b.timestamp - a.timestamp) & 0xFFFFFFFF for a, b in zip(ordered, ordered[1:], strict=False)]
+                    steps = [(b.timestamp - a.timestamp) & 0xFFFFFFFF for a, b in pairwise(ordered)]
                     assert max(steps) < 0x80000000, "time goes forward over the takeover"
                     assert not viewer.peer.closed.is_set()
                     assert line.viewers == 1
