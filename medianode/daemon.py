@@ -51,7 +51,7 @@ from medianode.routing.subscription import Subscription
 from medianode.rtc.endpoint import Endpoint
 from medianode.rtc.signalling import Signalling
 from medianode.store.database import Database, open_database
-from medianode.tasks import background, listen_tcp
+from medianode.tasks import background, every, listen_tcp
 from medianode.transcode.renditions import Renditions
 from medianode.web.pages import Pages
 
@@ -207,9 +207,8 @@ class Daemon:
 
     async def _watch_publications(self) -> None:
         """Once a second: rates, and video that stopped while its connection lives."""
-        while True:
-            await asyncio.sleep(1.0)
-            self._look_at_publications(clock.now())
+        async for now in every(1.0):
+            self._look_at_publications(now)
 
     def _look_at_publications(self, now: float) -> None:
         """Not in the loop above, whose variables live on: the last publication would be kept, and its GOP with it."""

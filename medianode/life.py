@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from medianode import clock, telemetry
+from medianode.tasks import until_next
 
 log = logging.getLogger("medianode.life")
 
@@ -39,9 +40,9 @@ class Notifier:
 
 
 class LoopLag:
-    """How late the loop runs a timer: measured ten times a second, kept for a minute."""
+    """How late the loop runs a timer: measured four times a second, kept for a minute."""
 
-    def __init__(self, period: float = 0.1, keep: int = 600) -> None:
+    def __init__(self, period: float = 0.25, keep: int = 240) -> None:
         self._period = period
         self._lags: deque[float] = deque(maxlen=keep)
         self.turned_at = clock.now()
@@ -50,10 +51,11 @@ class LoopLag:
     async def serve(self) -> None:
         while True:
             # not loop.time(): uvloop's counts whole milliseconds
-            due = clock.now() + self._period
-            await asyncio.sleep(self._period)
+            now = clock.now()
+            wait = until_next(self._period, now)
+            await asyncio.sleep(wait)
             self.turned_at = clock.now()
-            self._lags.append(max(0.0, self.turned_at - due))
+            self._lags.append(max(0.0, self.turned_at - now - wait))
 
     def quantile(self, q: float) -> float:
         """Seconds; 0.0 before the first measurement."""

@@ -19,7 +19,7 @@ from aiohttp.typedefs import Handler, Middleware
 from medianode import clock, telemetry
 from medianode.config import Limits
 from medianode.errors import PeerError
-from medianode.tasks import Gate, TaskSet, accept, readable, report_bug
+from medianode.tasks import Gate, TaskSet, accept, every, readable, report_bug
 
 log = logging.getLogger("medianode.http")
 REFUSED = telemetry.counter(
@@ -135,14 +135,16 @@ class HttpListener:
 
     async def _tick(self) -> None:
         """Connections in which no request runs: the first one must come within the handshake's time, the next ones within keep-alive."""
-        while True:
-            await asyncio.sleep(TICK)
-            now = clock.now()
-            for connection in tuple(self._connections.values()):
-                allowed = KEEP_ALIVE + TICK if connection.served else self._limits.handshake_timeout
-                if not connection.running and now - connection.since > allowed:
-                    REFUSED.labels("slow-request").value += 1
-                    connection.transport.abort()
+        async for now in every(TICK):
+            self._put_out(now)
+
+    def _put_out(self, now: float) -> None:
+        """Not in the loop above, whose variables live on: the last connection would be kept."""
+        for connection in tuple(self._connections.values()):
+            allowed = KEEP_ALIVE + TICK if connection.served else self._limits.handshake_timeout
+            if not connection.running and now - connection.since > allowed:
+                REFUSED.labels("slow-request").value += 1
+                connection.transport.abort()
 
 
 def _server_log() -> logging.Logger:

@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
-from medianode import telemetry
+from medianode import clock, telemetry
 from medianode.errors import LimitExceeded, MedianodeError, PeerError, PeerTimeout
 
 log = logging.getLogger("medianode.tasks")
 BUGS = telemetry.counter("medianode_bugs_total", "Exceptions that are our fault, by place", "place")
+EARLY = 0.02
 raise_bugs = False
 """Tests set this: a bug then also reaches the event loop's exception handler."""
 
@@ -116,6 +117,22 @@ class Gate:
         self._peers[peer] -= 1
         if self._peers[peer] <= 0:
             del self._peers[peer]
+
+
+async def every(seconds: float) -> AsyncIterator[float]:
+    """`clock.now()` each time a multiple of `seconds` has passed.
+
+    All who tick by it wake the loop together: on a small machine one wake-up costs more than what most of them do.
+    """
+    while True:
+        await asyncio.sleep(until_next(seconds, clock.now()))
+        yield clock.now()
+
+
+def until_next(seconds: float, now: float) -> float:
+    """How long until the next multiple of `seconds`; a timer that ran a little early does not run twice."""
+    left = seconds - now % seconds
+    return left if left > EARLY else left + seconds
 
 
 def listen_tcp(host: str | None, port: int, backlog: int = 1024) -> list[socket.socket]:

@@ -40,7 +40,7 @@ from medianode.protocols.rtmp.server import ServerConnection
 from medianode.routing.publication import Publication
 from medianode.routing.registry import Registry
 from medianode.routing.room import Room
-from medianode.tasks import Gate, TaskSet, accept, readable, report_bug
+from medianode.tasks import Gate, TaskSet, accept, every, readable, report_bug
 
 T = TypeVar("T")
 log = logging.getLogger("medianode.rtmp")
@@ -183,9 +183,8 @@ class RtmpDoor:
         self._told_at, self._untold = now, 0
 
     async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(TICK)
-            self._tick_all(clock.now())
+        async for now in every(TICK):
+            self._tick_all(now)
 
     def _tick_all(self, now: float) -> None:
         """Not in the loop above, whose variables live on: the last session would be kept, and the room that it played."""

@@ -74,6 +74,8 @@ class Channel:
         self._layouts: dict[Look, Layout] = {}
         self._own: dict[Flow, None] = {}
         self._waiting: dict[Flow, None] = {}
+        self._due = False
+        """A key frame came for those who wait."""
         self._catching: dict[Flow, None] = {}
         self._replanted: list[Flow] = []
         self._budget = Budget()
@@ -181,7 +183,7 @@ class Channel:
             if flow.pump(now):
                 self.batch.wheel.pace(flow)
 
-    def _welcome(self) -> None:
+    def _welcome(self, now: float) -> None:
         """A key frame came: all who wait for one start with it."""
         outgoing = self.outgoing
         key = outgoing.key_train
@@ -196,7 +198,7 @@ class Channel:
                 flow.start(key, first)
             else:
                 self._take_over(flow, key, first)
-            self._chase(flow, outgoing.key_at)
+            self._chase(flow, now)
 
     def _take_over(self, flow: Flow, key: int, first: int) -> None:
         """Sequence and timestamp go on from what the other channel sent last."""
@@ -207,7 +209,7 @@ class Channel:
             flow.start(key, first)
             return
         theirs, ours = old.timestamp(self.outgoing.key_at), self.timestamp(self.outgoing.key_at)
-        ticks = (theirs or 0) + flow.origin.ticks - (ours or 0)
+        ticks = (theirs or 0) + flow.moved - (ours or 0)
         last = flow.last_timestamp()
         if last is not None:
             ahead = (self.outgoing.packets[first][2] + ticks - last) & 0xFFFFFFFF
@@ -219,8 +221,7 @@ class Channel:
 
     def put_frame(self, payloads: list[bytes], ticks: int, *, keyframe: bool, reference: bool, now: float) -> None:
         self._put(self.outgoing.put_frame(payloads, ticks, keyframe=keyframe, reference=reference, now=now), now)
-        if keyframe and self._waiting:
-            self._welcome()
+        self._due = self._due or (keyframe and bool(self._waiting))
 
     def put_samples(self, samples: list[tuple[bytes, int, bool]], now: float) -> None:
         self._put(self.outgoing.put_samples(samples, now), now)
@@ -234,6 +235,12 @@ class Channel:
     def pump(self, now: float) -> bool:
         """Send what the pace allows; False when nothing waits any more."""
         outgoing, budget = self.outgoing, self._budget
+        if self._due:
+            self._due = False
+            if not self._layouts and not self._own:
+                # what a new feed replays is caught up with by each for himself, and not the pace of all
+                self.cursor, self.sent_next = outgoing.next_train, outgoing.next
+            self._welcome(now)
         while self.cursor < outgoing.next_train:
             if not self._layouts and not self._own:
                 self.cursor, self.sent_next = outgoing.next_train, outgoing.next

@@ -18,7 +18,7 @@ from medianode.rtc.handler import PeerHandler
 from medianode.rtc.peer import Peer
 from medianode.rtc.tcp import TcpStream, admit
 from medianode.rtc.udp import DROPPED, WILDCARDS, UdpSocket, small_buffers
-from medianode.tasks import Gate, TaskSet, accept, listen_tcp, report_bug
+from medianode.tasks import Gate, TaskSet, accept, every, listen_tcp, report_bug
 
 log = logging.getLogger("medianode.rtc")
 ENDED = telemetry.counter("medianode_rtc_peers_ended_total", "WebRTC peers that are gone, by cause", "cause")
@@ -269,14 +269,12 @@ class Endpoint:
     # time
 
     async def _sweep(self) -> None:
-        now = clock.now()
-        while True:
+        last = clock.now()
+        async for now in every(TICK):
+            # else it was us who did not listen: what waits in the socket comes first
+            if now - last <= TICK + STALL:
+                self._put_out(now)
             last = now
-            await asyncio.sleep(TICK)
-            now = clock.now()
-            if now - last > TICK + STALL:  # it was us who did not listen: what waits in the socket comes first
-                continue
-            self._put_out(now)
 
     def _put_out(self, now: float) -> None:
         """Who is silent. Not in the loop above, whose variables live on: the last peer would be kept, and the stream of another."""

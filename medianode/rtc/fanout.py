@@ -27,6 +27,8 @@ from medianode.rtc.viewer import Viewer
 RTP_CLOCKS = {Codec.OPUS: 48_000, Codec.PCM_ALAW: 8_000, Codec.PCM_MULAW: 8_000}
 VIDEO_CLOCK = 90_000
 VIDEO = frozenset({Codec.H264, Codec.HEVC, Codec.VP8, Codec.VP9, Codec.AV1})
+FRESH_SOUND = 0.05
+"""Seconds of age up to which sound may begin: a player keeps a burst in its buffer, and pictures wait for it."""
 OLD_SOUND = 1.0
 """Seconds of age over which sound is left out: it came with a cached GOP, and only pictures are of use late."""
 KEYFRAME_INTERVAL = 0.5
@@ -69,6 +71,7 @@ class Broadcast:
         self._packetisers: dict[Kind, Packetiser] = {}
         self._sound: list[tuple[bytes, int, bool]] = []
         self._sound_begins = True
+        self._stale_since: float | None = None
         self._dirty = False
         self._keyframe_asked = -1.0
         self._playout_delay = 0.0
@@ -168,7 +171,7 @@ class Broadcast:
             return
         at = packet.received_at
         channel = self.channels[kind]
-        if kind is Kind.AUDIO and clock.now() - at > OLD_SOUND:
+        if kind is Kind.AUDIO and self._late(clock.now(), at):
             _DROPS.labels("rtc", "old-sound").value += 1
             return
         try:
@@ -185,10 +188,19 @@ class Broadcast:
             channel.put_frame(payloads, ticks, keyframe=packet.keyframe, reference=reference, now=at)
         else:
             self._sound += [(payload, ticks, self._sound_begins) for payload in payloads]
-            self._sound_begins = False
+            self._sound_begins, self._stale_since = False, None
         if not self._dirty:
             self._dirty = True
             asyncio.get_running_loop().call_soon(self._flush)
+
+    def _late(self, now: float, at: float) -> bool:
+        """Sound that is too old, or is to begin with what had waited somewhere; what is never fresh begins all the same."""
+        age = now - at
+        if not self._sound_begins or age <= FRESH_SOUND:
+            return age > OLD_SOUND
+        if self._stale_since is None:
+            self._stale_since = now
+        return now - self._stale_since < OLD_SOUND
 
     def on_gap(self, gap: Gap) -> None:
         self._flush()

@@ -68,12 +68,46 @@ class Origin(NamedTuple):
     ticks: int
 
 
+class Squeeze:
+    """The timestamps of a flow that catches up advance as its packets do: `CATCH_UP` times slower than they were recorded, from now on, and
+    meet the others' at the end. As they were, a player would take them for a clock that runs so fast, and show pictures at the wrong
+    time long after: a quarter of a second before their sound in Chromium, and without the playout delay that was asked for.
+    """
+
+    __slots__ = ("_age", "_stamp", "_start", "ticks")
+
+    def __init__(self) -> None:
+        self._start = self._stamp = -1
+        self._age = 0
+        self.ticks = 0
+        """To add to the timestamps of the picture that `advance` was told of last."""
+
+    def advance(self, stamp: int, newest: int, left: int) -> int:
+        """For the next train, of the picture at `stamp`: 32 bits, like `newest`, the picture that the others got last. `left`: trains
+        that are to follow before that one.
+        """
+        if stamp == self._stamp:
+            return self.ticks
+        behind = (newest - stamp) & 0xFFFFFFFF
+        if self._start < 0:
+            # a picture less, for the newest goes up in steps
+            self._start, self._age = stamp, behind - behind // max(1, left)
+            least = 0
+        else:
+            least = self.ticks - ((stamp - self._stamp) & 0xFFFFFFFF) + 1
+        slowed = self._age - int(((stamp - self._start) & 0xFFFFFFFF) * (1 - 1 / CATCH_UP))
+        self._stamp = stamp
+        self.ticks = max(0, least, min(slowed, behind - left))
+        return self.ticks
+
+
 class Flow:
     """One viewer's share of one stream: a Target of the batch."""
 
     __slots__ = (
-        "_baseline", "_budget", "_origins", "_own", "_resent", "_rtx_next", "channel", "cursor", "gone", "holding",
-        "layout", "look", "media", "next", "off", "peer", "plain", "row", "rtx_ssrc", "ssrc", "tag", "thinned", "viewer", "waiting",
+        "_baseline", "_budget", "_origins", "_own", "_resent", "_rtx_next", "_squeeze", "channel", "cursor",
+        "gone", "holding", "layout", "look", "media", "moved", "next", "off", "peer", "plain", "row", "rtx_ssrc", "ssrc", "tag",
+        "thinned", "viewer", "waiting",
     )  # fmt: skip
 
     def __init__(self, viewer: Viewer, channel: Channel, media: SendMedia) -> None:
@@ -107,7 +141,10 @@ class Flow:
         """The sequence number, unwrapped, after the highest sent by itself."""
         self._own = [0, 0]
         self._baseline = (0, 0)
+        self.moved = 0
+        """Ticks that timestamps are ahead of the channel's, catching up aside: it came from another one."""
         self._origins: list[Origin] = []
+        self._squeeze = Squeeze()
         self._budget = Budget()
         self._resent: dict[int, float] = {}
         self._rtx_next = 1
@@ -151,6 +188,8 @@ class Flow:
         self.waiting = False
         self.cursor = cursor
         self.next = first + shift
+        self.moved = 0
+        self._squeeze = Squeeze()
         self._origins = [Origin(self.next, self.channel.outgoing, shift, 0)]
         self._relook()
 
@@ -176,6 +215,14 @@ class Flow:
         if len(origins) > ORIGINS:
             del origins[: ORIGINS // 2]
         self._relook()
+
+    def prune(self) -> None:
+        """Forget the numbering of what is too old to be asked for again: catching up left one for each picture."""
+        origins = self._origins
+        if len(origins) > 1:
+            newest = self.next if self.layout is None else self.channel.sent_next + self.origin.shift
+            window = REPLAY_WINDOW if self.rtx_ssrc is None else ORIGINS
+            del origins[: max(0, bisect_right(origins, newest - window, key=_first) - 1)]
 
     # -- sending by itself ------------------------------------------------------------------------------------------------------------
 
@@ -241,11 +288,25 @@ class Flow:
                 self._overtaken()
                 break
             budget.take(train.nbytes)
+            if self.media.kind is Kind.VIDEO:
+                self._slow_down(train)
             self.cursor += 1
             self.offer(train)
         if self.cursor is not None and not self.gone:
             channel.caught_up(self)
         return False
+
+    def _slow_down(self, train: Train) -> None:
+        """Let this train's timestamps say when it comes, and not when it was recorded."""
+        channel, cursor = self.channel, self.cursor
+        outgoing = channel.outgoing
+        newest = outgoing.trains.get(channel.cursor - 1)
+        if newest is None or cursor is None:
+            return
+        packets = outgoing.packets
+        ticks = self.moved + self._squeeze.advance(packets[train.first][2], packets[newest.first][2], channel.cursor - 1 - cursor)
+        if ticks != self.origin.ticks:
+            self._shift(outgoing, self.origin.shift, ticks)
 
     def _overtaken(self) -> None:
         """The history lost what it was to get next: go on with the next key frame, numbered without a hole."""
@@ -253,13 +314,15 @@ class Flow:
         self.viewer.hold_cause = "overtaken"
         self.holding = True
         self.cursor = channel.cursor
-        self._shift(channel.outgoing, self.next - channel.sent_next, self.origin.ticks)
+        self._shift(channel.outgoing, self.next - channel.sent_next, self.moved)
 
     def rebase(self, channel: Channel, ticks: int, cursor: int, first: int) -> None:
         """Go on with another broadcast's stream, from this train on, which begins a key frame."""
         self.channel = channel
         self.holding = False
         self.cursor = cursor
+        self.moved = ticks
+        self._squeeze = Squeeze()
         self._shift(channel.outgoing, self.next - first, ticks)
 
     def last_timestamp(self) -> int | None:

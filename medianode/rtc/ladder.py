@@ -20,7 +20,7 @@ class Ladder:
     link goes on to pauses and to sound alone.
     """
 
-    __slots__ = ("_backoff", "_good", "_last_nacks", "_score", "_sent", "_viewer", "level", "loss", "nacked", "since")
+    __slots__ = ("_backoff", "_good", "_lost", "_reported", "_score", "_sent", "_viewer", "level", "nacked", "since")
 
     THIN, FULL, FINE = 0.12, 0.35, 0.06
     """Shares of packets."""
@@ -29,7 +29,8 @@ class Ladder:
         self._viewer = viewer
         self.level = 0
         self.since = 0.0
-        self.loss = 0.0
+        self._lost = 0.0
+        self._reported = 0
         self.nacked = 0
         self._sent = 0
         self._score = 0
@@ -54,6 +55,11 @@ class Ladder:
             return "thinned", "loss"
         return "live", ""
 
+    def report(self, lost: float, packets: int) -> None:
+        """Of so many packets the viewer says that so many did not come."""
+        self._lost += lost
+        self._reported += packets
+
     def climb(self, now: float) -> None:
         """Once a second."""
         viewer = self._viewer
@@ -61,10 +67,11 @@ class Ladder:
         if video is None:
             return
         sent = sum(flow.counts[0] for flow in viewer.flows.values())
-        pressure = max(self.loss, self.nacked / max(50, sent - self._sent))
+        # a browser's report covers few packets: one lost of four is no quarter of the stream
+        pressure = max(self._lost / max(50, self._reported), self.nacked / max(50, sent - self._sent))
         if viewer.hold_events:
             pressure = max(pressure, 0.5)
-        self._sent, self.loss, self.nacked, viewer.hold_events = sent, 0.0, 0, 0
+        self._sent, self._lost, self._reported, self.nacked, viewer.hold_events = sent, 0.0, 0, 0, 0
         if pressure > (self.THIN if self.level == 0 else self.FULL):
             self._good = 0
             self._score += 2 if pressure > self.FULL else 1

@@ -36,6 +36,7 @@ from medianode.protocols.sdp.fragment import MAX_BYTES as FRAGMENT_BYTES
 from medianode.protocols.sdp.fragment import answer_fragment, parse_fragment
 from medianode.protocols.sdp.parse import Offer, parse_offer
 from medianode.protocols.sdp.plan import Credentials, LocalTransport
+from medianode.tasks import every
 
 DoorName = Literal["whip", "whep"]
 
@@ -134,8 +135,7 @@ class Signalling:
         return [web.route("*", SESSION_PATH, self._resource)]
 
     async def serve(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP)
+        async for _ in every(SWEEP):
             self.sweep()
 
     def sweep(self) -> None:

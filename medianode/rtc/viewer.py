@@ -53,6 +53,7 @@ class Viewer:
         self.resent = 0
         self.nacked = 0
         self.loss = 0.0
+        self._highest: dict[int, int] = {}
         self.rtt = 0.0
         self.garbage = 0
         self.hold_cause = "waiting-for-keyframe"
@@ -85,9 +86,12 @@ class Viewer:
                 video.channel.want_keyframe(now)
 
     def _report(self, block: ReportBlock) -> None:
-        loss = block.fraction_lost / 256
-        self.loss = loss
-        self.ladder.loss = max(self.ladder.loss, loss)
+        self.loss = block.fraction_lost / 256
+        known = self._highest.get(block.ssrc, block.highest)
+        self._highest[block.ssrc] = block.highest
+        fresh = (block.highest - known) & 0xFFFFFFFF
+        if fresh < 1 << 31:
+            self.ladder.report(self.loss * fresh, fresh)
         rtt = round_trip(block, ntp(clock.wallclock()))
         if rtt is not None:
             self.rtt = rtt if not self.rtt else 0.75 * self.rtt + 0.25 * rtt
@@ -98,6 +102,7 @@ class Viewer:
         self._send_reports(now)
         stream = self.peer.stream
         for flow in self.flows.values():
+            flow.prune()
             if flow.layout is not None and stream is not None:
                 flow.channel.detach(flow)  # it moved to TCP
             if (flow.holding or flow.waiting) and not flow.off and (stream is None or stream.unsent <= self.max_tcp_unsent // 2):
@@ -114,7 +119,7 @@ class Viewer:
             timestamp = flow.channel.timestamp(now)
             if packets and timestamp is not None:
                 ssrc = ssrc or flow.ssrc
-                reports.append(sender_report(flow.ssrc, stamp, timestamp + flow.origin.ticks, packets, nbytes))
+                reports.append(sender_report(flow.ssrc, stamp, timestamp + flow.moved, packets, nbytes))
         if reports:
             self.peer.send_rtcp(b"".join((*reports, sdes(ssrc, self.cname))))
 

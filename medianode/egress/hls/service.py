@@ -26,6 +26,7 @@ from medianode.origin import OPEN_CORS, Origin, bearer, media_error
 from medianode.protocols import hls
 from medianode.protocols.rfc6381 import codec_string
 from medianode.routing.registry import Registry
+from medianode.tasks import every
 
 FIRST_SEGMENT_WAIT = 10.0
 """Seconds that a player who comes before the first segment is kept waiting."""
@@ -91,9 +92,8 @@ class HlsService:
                 for room in self._registry:
                     if room.on_air:
                         self._room_live(room.project_id, room.name)
-                while True:
-                    await asyncio.sleep(1)
-                    self.tend(clock.now())
+                async for now in every(1.0):
+                    self.tend(now)
             finally:
                 for unsubscribe in wired:
                     unsubscribe()

@@ -263,11 +263,11 @@ async def test_thinning_leaves_no_hole(rig: Rig) -> None:
     viewer = rig.cast.add(peer, SENDS)
     rig.cast.add(other, SENDS)
     now = clock.now()
-    lossy = rtcp.receiver_report(1, [rtcp.ReportBlock(rig.cast.ssrcs[Kind.VIDEO][0], 51, 9, 0, 0, 0, 0)])
+    ssrc = rig.cast.ssrcs[Kind.VIDEO][0]
     expected = [rig.units[0]]
     for i in range(40):
-        if i in (4, 6, 8, 10):
-            viewer.rtcp(lossy, now)
+        if i in (2, 4, 6, 8, 10):
+            viewer.rtcp(rtcp.receiver_report(1, [rtcp.ReportBlock(ssrc, 51, 9, i * 30, 0, 0, 0)]), now)
             viewer.visit(now)
         state = viewer.stats.state
         unit = rig.frame(2500, reference=i % 2 == 0)
@@ -299,13 +299,13 @@ async def test_a_hopeless_viewer_loses_video_and_gets_it_back(rig: Rig) -> None:
         for i in range(5):
             rig.frame(2500, key=i == 2 and second % 2 == 1)
             await rig.settle()
-        bad = second < 6
-        viewer.rtcp(rtcp.receiver_report(1, [rtcp.ReportBlock(ssrc, 128 if bad else 0, 9, 0, 0, 0, 0)]), now + second)
+        bad = second < 7  # the first report only says where counting begins
+        viewer.rtcp(rtcp.receiver_report(1, [rtcp.ReportBlock(ssrc, 128 if bad else 0, 9, 60 * second, 0, 0, 0)]), now + second)
         viewer.visit(now + second)
         seen.append((viewer.stats.state, viewer.stats.reason))
-    assert seen[1] == ("thinned", "loss")
-    assert seen[3] == ("paused", "loss")
-    assert seen[5] == ("paused", "audio-only")
+    assert seen[2] == ("thinned", "loss")
+    assert seen[4] == ("paused", "loss")
+    assert seen[6] == ("paused", "audio-only")
     for second in range(16, 40):
         for i in range(5):
             rig.frame(2500, key=i == 2 and second % 2 == 1)
