@@ -33,6 +33,8 @@ RSS_LIMIT = 60.0
 NAIVE_FACTOR = 5.5
 """So many times as much stock aiortc needs at 100."""
 NACK = 0.01
+ALONE = {"MEDIANODE__HLS__ENABLED": "false"}
+"""As the peers were measured: WebRTC by itself. HLS costs 0.3 to 0.4 % of a core per publisher more (`publishers`)."""
 MORE = 20
 """Viewers that tell what a viewer costs, and so what the publisher does."""
 
@@ -146,7 +148,7 @@ def medianode_rows(counts: tuple[int, ...], seconds: float, nack: bool) -> tuple
     rows: dict[int, Row] = {}
     over = False
     for count in counts:  # a node of its own for each: RSS is counted from its first viewer
-        with rig.medianode() as server, rig.publishers(f"rtmp://127.0.0.1:{server.rtmp}/live/{{name}}", 1, rig.clip()):
+        with rig.medianode(**ALONE) as server, rig.publishers(f"rtmp://127.0.0.1:{server.rtmp}/live/{{name}}", 1, rig.clip()):
             url = f"http://127.0.0.1:{server.http}/whep/live/s0"
             time.sleep(SETTLE)
             base, _ = rig.measure(server.pid, seconds / 2)
@@ -160,7 +162,7 @@ def medianode_rows(counts: tuple[int, ...], seconds: float, nack: bool) -> tuple
 
 def publisher_row(seconds: float) -> bool:
     """What a publisher costs whose sound becomes Opus: with 1 and with 21 viewers, and of the line through both where it begins."""
-    with rig.medianode() as server, rig.publishers(f"rtmp://127.0.0.1:{server.rtmp}/live/{{name}}", 1, rig.clip()):
+    with rig.medianode(**ALONE) as server, rig.publishers(f"rtmp://127.0.0.1:{server.rtmp}/live/{{name}}", 1, rig.clip()):
         time.sleep(SETTLE)
         url = f"http://127.0.0.1:{server.http}/whep/live/s0"
         alone, _ = rig.measure(server.pid, seconds)

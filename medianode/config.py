@@ -44,7 +44,7 @@ class Rtmp(Section, frozen=True):
     listen: str = ":1935"
     tls_listen: str = ""
     read_interval: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.05
-    realtime_read_interval: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.02
+    realtime_read_interval: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.05
 
 
 class Tls(Section, frozen=True):

@@ -273,7 +273,7 @@ class RtmpSession(asyncio.Protocol):
         if not any(state.publication.realtime for state in self._publishing.values()):
             return config.read_interval
         interval = config.realtime_read_interval
-        if 0.0 < self._picture_interval <= config.read_interval:
+        if interval < self._picture_interval <= config.read_interval:
             interval = round(self._picture_interval * KEEPING_STEP, 3) if seen else interval / 4
         return min(config.read_interval, interval)
 

@@ -18,8 +18,8 @@ from medianode.transcode.mailbox import Item, Mailbox, Restart, Skipped
 
 AUDIO_BATCH = 0.085
 """Seconds of sound that a thread with nothing else waits for, three packets of AAC: each wake-up costs as much as a packet does."""
-REALTIME_BATCH = 0.055
-"""The same where a viewer waits: two packets."""
+REALTIME_BATCH = 0.07
+"""The same where a viewer waits: three packets of AAC, and with what a read of the socket brings at once often four."""
 MIN_PACKET = 0.0025
 """Seconds: Opus knows no shorter packet, so a smaller step is a clock that jumps."""
 PATIENCE = 1.3
