@@ -232,6 +232,10 @@ class Channel:
             self._budget.rate = max(PACE * rate, MIN_RATE)
             self._budget.burst = max(MIN_BURST, min(MAX_BURST, BURST_SECONDS * rate))
 
+    @property
+    def wait(self) -> float:
+        return self._budget.wait
+
     def pump(self, now: float) -> bool:
         """Send what the pace allows; False when nothing waits any more."""
         outgoing, budget = self.outgoing, self._budget

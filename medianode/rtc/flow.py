@@ -274,6 +274,11 @@ class Flow:
             segment = run.segment
             stream.send([sealed[at : at + segment] for at in range(0, len(sealed), segment)])
 
+    @property
+    def wait(self) -> float:
+        """Of a Paced: seconds until its budget opens."""
+        return self._budget.wait
+
     def pump(self, now: float) -> bool:
         """Catch up with the others; False when done."""
         channel, budget = self.channel, self._budget

@@ -12,7 +12,7 @@ SLOTS = 20
 SLACK = 0.15
 """Seconds between two looks of the wheel at the clock while no media wakes the loop."""
 TICK = 0.004
-"""Seconds between two looks at what is paced."""
+"""Seconds between two looks at what is paced, at least."""
 MIN_RATE = 1_000_000.0
 """Bytes per second (8 Mbit/s) under which nothing is paced."""
 MIN_BURST = 28_800.0
@@ -30,6 +30,10 @@ class Paced(Protocol):
     def pump(self, now: float) -> bool:
         """Send what is due; False when nothing waits any more."""
 
+    @property
+    def wait(self) -> float:
+        """Seconds until there is something to send again."""
+
 
 class Wheel:
     """Runs only while it has something to do; `close` stops it."""
@@ -40,6 +44,7 @@ class Wheel:
         self._paced: dict[Paced, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._tick: asyncio.TimerHandle | None = None
+        self._tick_due = 0.0
         self._position = 0
         self._due = 0.0
         self.lateness: float = 0.0
@@ -62,8 +67,7 @@ class Wheel:
     def pace(self, member: Paced) -> None:
         """Pump it every tick until it says that nothing waits."""
         self._paced[member] = None
-        if self._tick is None:
-            self._tick = asyncio.get_running_loop().call_later(TICK, self._pump)
+        self._plan(member.wait, clock.now())
 
     def unpace(self, member: Paced) -> None:
         self._paced.pop(member, None)
@@ -105,8 +109,18 @@ class Wheel:
         for member in tuple(self._paced):
             if not member.pump(now):
                 self._paced.pop(member, None)
-        if self._paced and self._tick is None:
-            self._tick = asyncio.get_running_loop().call_later(TICK, self._pump)
+        if self._paced:
+            self._plan(min([member.wait for member in self._paced]), now)
+
+    def _plan(self, wait: float, now: float) -> None:
+        """Tick when the first of them may send, and not before: to wake up for nothing costs as much as to send."""
+        due = now + max(TICK, wait)
+        if self._tick is not None:
+            if due >= self._tick_due:
+                return
+            self._tick.cancel()
+        self._tick_due = due
+        self._tick = asyncio.get_running_loop().call_later(due - now, self._pump)
 
 
 class Budget:
@@ -126,6 +140,11 @@ class Budget:
             self._level = min(self.burst, self._level + (now - self._at) * self.rate)
             self._at = now
         return self._level > 0
+
+    @property
+    def wait(self) -> float:
+        """Seconds from the last look until it opens."""
+        return -self._level / self.rate if self._level < 0 else 0.0
 
     def take(self, nbytes: int) -> None:
         self._level -= nbytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from medianode import config
@@ -33,7 +34,8 @@ class Line:
         self.epoch = 0
         # a viewer who comes late in a long GOP needs it whole; MAX_AGE keeps a live backlog short all the same
         packets = limits.gop_packets if realtime else limits.rendition_queue_packets
-        self.mailbox = Mailbox(packets, limits.reader_bytes, MAX_AGE if realtime else None)
+        soon = asyncio.get_running_loop().call_soon
+        self.mailbox = Mailbox(packets, limits.reader_bytes, MAX_AGE if realtime else None, soon)
         self.pipeline = Pipeline(
             self.mailbox,
             settings,

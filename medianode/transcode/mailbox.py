@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from medianode import clock, telemetry
@@ -48,14 +49,19 @@ class Mailbox:
 
     Bounds: `packets` and `nbytes`. On overflow video jumps to its newest key frame (all of it goes where there is none but the first, and
     what follows up to the next one), then audio goes, oldest first. `dropped` counts by cause.
+    `soon`: the loop's `call_soon`, through which the reader is woken; without it at once.
     With `age` (seconds) the reader finds no video that waited longer before a key frame: it jumps there.
     """
 
-    def __init__(self, packets: int, nbytes: int, age: float | None = None) -> None:
+    def __init__(
+        self, packets: int, nbytes: int, age: float | None = None, soon: Callable[[Callable[[], None]], object] | None = None
+    ) -> None:
         self._max_packets = packets
         self._max_bytes = nbytes
         self._max_age = age
         self._items: deque[Item] = deque()
+        self._soon = soon
+        self._roused = False
         self._packets = 0
         self._waits_for_key = False
         self._awaited = 0  # packets that the reader sleeps for; 0: it does not
@@ -86,8 +92,27 @@ class Mailbox:
             self.nbytes += len(packet.data)
             if self._over():
                 self._overflow()
-            if 0 < self._awaited <= self._packets or self._half_full():
-                self._condition.notify()
+            ripe = 0 < self._awaited <= self._packets or self._half_full()
+        if ripe:
+            self._rouse()
+
+    def _rouse(self) -> None:
+        """Wake the reader: once the loop is done with what it is at, else the two would fight for the interpreter over every packet."""
+        if self._soon is None:
+            self._notify()
+        elif not self._roused:
+            self._roused = True
+            self._soon(self._later)
+
+    def _later(self) -> None:
+        """What was called for in the same turn (a flush to viewers) still comes first."""
+        assert self._soon is not None
+        self._soon(self._notify)
+
+    def _notify(self) -> None:
+        self._roused = False
+        with self._condition:
+            self._condition.notify()
 
     def restart(self, restart: Restart) -> None:
         """Forget what is queued, uncounted (the timeline it belonged to is over); the reader gets `restart` next."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -63,6 +64,9 @@ class Transport:
         self.closing = False
         self.paused = False
 
+    def get_extra_info(self, name: str) -> None:
+        return None
+
     def write(self, data: bytes) -> None:
         self.written.append(data)
 
@@ -85,9 +89,9 @@ class Transport:
 
 
 class Peer:
-    def __init__(self, door: RtmpDoor) -> None:
+    def __init__(self, door: RtmpDoor, transport: Transport | None = None) -> None:
         self.session = RtmpSession(door, "192.0.2.1", "rtmp")
-        self.transport = Transport()
+        self.transport = transport or Transport()
         self.session.connection_made(self.transport)  # type: ignore[arg-type]  # a fake
         self.session.data_received(b"\x03" + bytes(1536) + bytes(1536) + m.command(128, 0, "connect", 1.0, {"app": "live"}))
 
@@ -336,14 +340,47 @@ async def test_a_publisher_rests_less_while_somebody_watches_in_real_time(bugs: 
         publication.detach(reader)
         peer.send(audio(PacketType.FRAMES, b"x"))
         assert rested == [0.5, 0.04, 0.5]
-        publication.attach(reader)
-        for ms in (0, 40, 80, 120):
-            peer.send(m.chunk_media(Kind.VIDEO, ms, b"\x17"))
-        peer.send(audio(PacketType.FRAMES, b"x"))
-        # in step with 25 pictures a second; and back soon where sound came alone
-        assert rested[4:] == [0.039, 0.039, 0.039, 0.01]
-        del door.rest
-        peer.send(audio(PacketType.FRAMES, b"x"))
         assert peer.transport.paused
+        peer.session.connection_lost(None)
+    assert bugs == []
+
+
+class Wired(Transport):
+    """A transport over a real socket, which it never reads."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__()
+        self.sock = sock
+
+    def get_extra_info(self, name: str) -> Any:
+        return self.sock if name == "socket" else None
+
+
+async def test_a_resting_publisher_is_read_without_its_transport(bugs: list[BaseException]) -> None:
+    """The end of the stream, and a stream that is given back, are the transport's again."""
+    config = Config(limits=Limits(), rtmp=msgspec.structs.replace(Config().rtmp, read_interval=0.01))
+    registry = Registry(Bus(), config.limits)
+    door = RtmpDoor(config, registry, Keys(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), RtmpPlayDesk(1 << 20, 10))  # type: ignore[arg-type]  # a fake
+    ours, theirs = socket.socketpair()
+    async with door.tasks:
+        with ours, theirs:
+            peer = Peer(door, Wired(ours))
+            peer.send(create(), publish("a"))
+            await settle()
+            peer.send(audio(PacketType.CONFIG, ASC))
+            assert peer.transport.paused
+            for count in (1, 3):
+                data = audio(PacketType.FRAMES, b"\x21\x10\x04\x60\x8c\x1c") * count
+                expected = peer.session._rtmp.bytes_received + len(data)
+                theirs.sendall(data)
+                async with asyncio.timeout(5):
+                    while peer.session._rtmp.bytes_received < expected:
+                        await asyncio.sleep(0.005)
+                assert peer.session._rtmp.bytes_received == expected
+            assert peer.transport.paused
+            theirs.shutdown(socket.SHUT_WR)
+            async with asyncio.timeout(5):
+                while peer.transport.paused:
+                    await asyncio.sleep(0.005)
         peer.session.connection_lost(None)
     assert bugs == []
