@@ -291,9 +291,11 @@ def _flush(ssl: SSL.Connection, send: Callable[[bytes], None]) -> None:
 
 
 def _checked(ssl: SSL.Connection, role: Role, fingerprints: tuple[Fingerprint, ...]) -> tuple[Keys, Keys]:
-    """(outbound, inbound) once the peer's certificate is the one of its offer (RFC 8122 5)."""
+    """(outbound, inbound) once the peer's certificate is one of its offer: of those under the strongest hash there (RFC 8122 5)."""
     certificate = ssl.get_peer_certificate(as_cryptography=True)
-    if certificate is None or any(_digest(certificate, f.algorithm.lower()) != f.value.upper() for f in usable(fingerprints)):
+    known = usable(fingerprints)
+    strongest = max((f.algorithm.lower() for f in known), key=list(_DIGESTS).index)
+    if certificate is None or _digest(certificate, strongest) not in [f.value.upper() for f in known if f.algorithm.lower() == strongest]:
         raise ProtocolError("the certificate of the DTLS handshake is not the one of the offer", code="fingerprint-mismatch")
     return _keys(ssl, role)
 

@@ -146,7 +146,7 @@ async def test_three_layers_come_and_the_best_is_played(tmp_path: Path, browser:
         await publisher.publish(ROOM, await whip_key(node, ROOM), "VP8", media=media, layers=True)
         await on_air(node, ROOM)
         await viewer.play(ROOM)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(40):
             while True:
                 (session,) = await ask(node, "sessions")
                 sizes = [(t["width"], t["height"]) for t in session["tracks"] if t["kind"] == "video"]

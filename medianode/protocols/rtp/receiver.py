@@ -42,7 +42,8 @@ class _Hole:
 class StreamReceiver:
     """`max_packets`: most sequence numbers between the next to deliver and the newest; beyond, the oldest holes are given up.
 
-    A hole lives three round trips, at least 250 ms, at most `max_wait` seconds; without `nack` 50 ms, and is not asked for. Of what was
+    A hole lives three round trips, at least 250 ms, at most `max_wait` seconds (all of them where it was never asked for); without `nack`
+    50 ms, and is not asked for. Of what was
     pushed each packet is counted once: pushed = received + duplicates + late + strays, and received = delivered + padding + len(self).
     """
 
@@ -224,7 +225,8 @@ class StreamReceiver:
         missing = self._missing
         until = None
         for sequence, hole in missing.items():
-            if hole.since + self._wait > now:
+            # one that was never asked for: our loop stood still, and the sender may well have it yet
+            if hole.since + (self._wait if hole.tries or not self._nack else self._max_wait) > now:
                 break
             until = sequence
         if until is None:

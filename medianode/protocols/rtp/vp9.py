@@ -43,7 +43,7 @@ class Vp9Packetiser:
         if packet.keyframe:
             flags = _PICTURE_ID
             track = packet.track
-            if track.width and track.height:
+            if 0 < track.width <= 0xFFFF and 0 < track.height <= 0xFFFF:  # VP9 itself goes to 65536
                 structure = _ONE_LAYER + track.width.to_bytes(2, "big") + track.height.to_bytes(2, "big") + _GROUP_OF_ONE
         middle = bytes((flags, number >> 8 | 0x80, number & 0xFF))
         at = min(step - len(structure), end)

@@ -284,3 +284,22 @@ async def test_a_peer_without_certificate_is_refused() -> None:
     assert isinstance(server, PeerError)
     assert server.code == "dtls-failed"
     assert isinstance(client, PeerError | Established)
+
+
+def test_one_of_several_certificates_is_enough_but_the_strongest_hash_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 8122 5: an offer may name two certificates; a weaker hash that fits does not help where a stronger one does not."""
+    certificate, other = Identity().certificate._cert, Identity().certificate._cert
+
+    class Connection:
+        def get_peer_certificate(self, as_cryptography: bool) -> object:
+            return certificate
+
+    def named(algorithm: str, one: object) -> Fingerprint:
+        return Fingerprint(algorithm, dtls._digest(one, algorithm))  # type: ignore[arg-type]  # a certificate of cryptography's
+
+    monkeypatch.setattr(dtls, "_keys", lambda ssl, role: "keys")
+    checked = dtls._checked
+    both = (named("sha-256", other), named("sha-256", certificate))
+    assert checked(Connection(), "server", both) == "keys"  # type: ignore[arg-type]  # a fake
+    with pytest.raises(PeerError):
+        checked(Connection(), "server", (named("sha-256", certificate), named("sha-512", other)))  # type: ignore[arg-type]  # a fake

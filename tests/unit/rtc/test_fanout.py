@@ -24,6 +24,7 @@ from medianode.rtc import srtp
 from medianode.rtc.batch import Batch
 from medianode.rtc.fanout import Broadcast
 from medianode.rtc.srtp import Profile
+from medianode.rtc.viewer import MAX_ASKED
 
 
 class Rig:
@@ -146,6 +147,44 @@ async def test_sound_of_one_turn_shares_a_send(rig: Rig) -> None:
         assert [p.marker for p in packets] == [True, False, False]
 
 
+@pytest.mark.parametrize("raw", [True, False])
+@pytest.mark.parametrize("nbytes", [1164, 1275, 1344, 1900, 8180])
+async def test_large_packets_of_sound_keep_to_the_room_there_is(rig: Rig, monkeypatch: pytest.MonkeyPatch, nbytes: int, raw: bool) -> None:
+    """A publisher chooses the size of its Opus packets: twenty of them once ran over the template, into other memory."""
+    monkeypatch.setattr(srtp.RAW, "usable", raw)
+    peer = rig.peer()
+    viewer = rig.cast.add(peer, SENDS)
+    count = batches.MAX_RUN + 2
+    for i in range(count):
+        rig.sound(nbytes, pts=i * 960)
+    await rig.settle()
+    if not raw and nbytes > 1344:
+        assert rig.cast.undeliverable == count
+        return
+    out = rig.cast.channels[Kind.AUDIO].outgoing
+    sent = peer.datagrams()
+    assert len(sent) == count
+    viewer.rtcp(rtcp.nack(1, out.ssrc, [n & 0xFFFF for n in range(out.next - count, out.next)]), clock.now())
+    assert peer.datagrams() == sent
+    assert not peer.closed
+
+
+async def test_sound_over_all_reason_is_left_out_and_counted(rig: Rig) -> None:
+    peer = rig.peer()
+    rig.cast.add(peer, SENDS)
+    rig.sound(3_000_000, pts=0)
+    kept = rig.sound(160, pts=960)
+    await rig.settle()
+    assert [p.payload for p in peer.packets()] == [kept]
+    assert rig.cast.undeliverable == 1
+
+
+async def test_a_run_that_is_too_large_is_never_laid_out(rig: Rig) -> None:
+    for packets in ([bytes(1300)] * 20, [bytes(100)] * 21, [bytes(30_000)], [bytes(10), bytes(20)]):
+        with pytest.raises(ValueError, match="run: expected"):
+            rig.batch.lay(packets, 16)
+
+
 async def test_a_late_joiner_gets_the_cached_gop_then_live(rig: Rig) -> None:
     rig.frame(key=True)
     for _ in range(30):
@@ -254,6 +293,45 @@ async def test_a_storm_of_nacks_is_bounded(rig: Rig) -> None:
     assert stats.resent * 1164 < 262_144 + 0.4 * rig.cast.channels[Kind.VIDEO].rate.value + 0.4 * 62_500 + 2 * 1200
     assert stats.dropped["nack-over-cap"] > 5000
     assert len(peer.datagrams()) == stats.resent
+
+
+async def test_one_datagram_of_nacks_costs_little(rig: Rig) -> None:
+    """It can name 6000 packets; each second so many are looked up, and no packet is made that the budget does not let go."""
+    rig.frame(key=True)
+    await rig.settle()
+    viewer = rig.cast.add(rig.peer(), SENDS)
+    await rig.settle()
+    ssrc, high = rig.cast.ssrcs[Kind.VIDEO][0], rig.cast.channels[Kind.VIDEO].sent_next
+    old = rtcp.nack(1, ssrc, [(high - i) & 0xFFFF for i in range(12_000, 9000, -1)])
+    for _ in range(5):
+        viewer.rtcp(old, clock.now())
+    dropped = viewer.stats.dropped
+    assert dropped["nack-not-sent"] == MAX_ASKED
+    assert dropped["nack-over-cap"] == 5 * 3000 - MAX_ASKED
+    viewer.visit(clock.now())
+    viewer.rtcp(rtcp.nack(1, ssrc, [(high - 1) & 0xFFFF]), clock.now())
+    assert viewer.stats.resent == 1
+
+
+async def test_who_fails_alone_in_its_row_costs_the_next_row_nothing(rig: Rig) -> None:
+    rig.frame(key=True)
+    await rig.settle()
+    peers = [rig.peer() for _ in range(18)]
+    viewers = [rig.cast.add(peer, SENDS) for peer in peers]
+    await rig.settle()
+    for viewer in viewers[1:16]:
+        rig.cast.remove(viewer)
+    layouts = rig.cast.channels[Kind.VIDEO]._layouts.values()
+    assert [len(row.targets) for layout in layouts for row in layout.rows] == [1, 2]
+    # its index is far ahead now, and libsrtp refuses what comes next
+    out, sealer = rig.cast.channels[Kind.VIDEO].outgoing, peers[0].sealer
+    assert sealer is not None
+    sealer.protect(b"\x80\x6c" + (out.next + 5000 & 0xFFFF).to_bytes(2, "big") + bytes(4) + out.ssrc.to_bytes(4, "big") + b"x")
+    unit = rig.frame()
+    await rig.settle()
+    assert [error.code for error in peers[0].closed if error is not None] == ["seal-failed"]
+    for peer in peers[16:]:
+        assert pictures(peer.packets())[-1:] == brief([unit])
 
 
 async def test_thinning_leaves_no_hole(rig: Rig) -> None:

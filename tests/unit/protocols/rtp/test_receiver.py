@@ -81,6 +81,7 @@ def test_how_long_a_hole_lives(rtt: float | None, max_wait: float, nack: bool, w
     if rtt is not None:
         stream.rtt = rtt
     push(stream, [1, 3], 10.0)
+    assert stream.nacks(10.0) == ([2] if nack else [])
     assert stream.poll(10.0 + wait - 0.001) == []
     assert told(stream.poll(10.0 + wait + 0.001)) == [(3, True)]
 
@@ -124,10 +125,23 @@ def test_giving_up_says_lost_once_and_what_comes_then_is_late() -> None:
     assert told(push(stream, [9], 2.0)) == [(9, False)]
 
 
+def test_a_hole_that_was_never_asked_for_lives_on() -> None:
+    """Our loop stood still: what is missing may be asked for yet."""
+    stream = receiver(max_wait=1.0)
+    push(stream, [1, 3], 1.0)
+    assert stream.poll(1.5) == []
+    assert stream.nacks(1.5) == [2]
+    assert told(push(stream, [2], 1.6)) == [(2, False), (3, False)]
+    push(stream, [5], 2.0)
+    assert told(stream.poll(3.1)) == [(5, True)], "but not for ever"
+
+
 def test_each_hole_has_its_own_time() -> None:
     stream = receiver()
     push(stream, [1, 3], 1.0)
+    stream.nacks(1.0)
     push(stream, [5], 1.2)
+    stream.nacks(1.2)
     assert told(stream.poll(1.4)) == [(3, True)]
     assert told(stream.poll(1.6)) == [(5, True)]
 
