@@ -42,11 +42,13 @@ check: venv-dev      ## format, lint, types, floors, unit tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q tests/unit
+	$(BIN)/pytest -q -n 2 tests/unit
 
 test: venv-dev       ## all tests; installs what they need where it may (Debian packages by apt-get)
 	@sh tests/need.sh
-	$(BIN)/pytest -q tests/unit tests/property tests/integration tests/interop tests/soak
+	$(BIN)/pytest -q -n 2 tests/unit tests/property
+	$(BIN)/pytest -q -n 2 --dist loadfile tests/integration
+	$(BIN)/pytest -q tests/interop tests/soak
 
 soak: venv-dev       ## ten minutes of churn
 	SOAK_SECONDS=600 $(BIN)/pytest -q tests/soak

@@ -63,6 +63,12 @@ class RoomOptionsView(msgspec.Struct, rename="camel"):
     playout_delay: Annotated[float, Meta(ge=0, le=10)] | None = None
 
 
+class RoomOptionsChange(msgspec.Struct, rename="camel"):
+    """All of them, named: what is left out by mistake must not be reset."""
+
+    playout_delay: Annotated[float, Meta(ge=0, le=10)] | None
+
+
 class Viewers:
     def __init__(self, projects: Projects, options: RoomOptions, whep: WhepService | None) -> None:
         self._projects = projects
@@ -98,10 +104,10 @@ class Viewers:
                 method="PUT",
                 path=room,
                 handler=self.put_options,
-                request=RoomOptionsView,
+                request=RoomOptionsChange,
                 response=Data[RoomOptionsView],
                 summary="Set it; viewers who are watching feel it at once",
-                request_example=RoomOptionsView(0.2),
+                request_example=RoomOptionsChange(0.2),
                 example=Data(RoomOptionsView(0.2)),
                 **common,
             ),
@@ -122,9 +128,9 @@ class Viewers:
     async def get_options(self, call: Call[Principal, Empty, Empty]) -> Data[RoomOptionsView]:
         return Data(RoomOptionsView(self._options.get(*await self._room(call)).playout_delay))
 
-    async def put_options(self, call: Call[Principal, RoomOptionsView, Empty]) -> Data[RoomOptionsView]:
+    async def put_options(self, call: Call[Principal, RoomOptionsChange, Empty]) -> Data[RoomOptionsView]:
         await self._options.put(*await self._room(call), Options(call.body.playout_delay))
-        return Data(call.body)
+        return Data(RoomOptionsView(call.body.playout_delay))
 
     async def _room(self, call: Call[Principal, Any, Empty]) -> tuple[str, str]:
         project = await self._projects.find(call.path("project"))

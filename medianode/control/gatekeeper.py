@@ -93,6 +93,7 @@ class HouseGatekeeper:
         project = await self._projects.find(app)
         if project is not None and project.open_publish:
             return self._open_grant(project, Door.WHIP, room or "")
+        self._failed.failed(source, clock.now())  # the room was looked up as a key: guesses are counted here too
         raise Unauthorized("publish: expected the ingress's stream key or a room token as Bearer token", code="token-missing")
 
     async def play(self, app: str, name: str, *, source: str = "") -> ReadGrant:

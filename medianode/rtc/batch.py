@@ -19,6 +19,7 @@ from itertools import repeat
 from typing import Any
 
 from medianode import telemetry
+from medianode.errors import ProtocolError
 from medianode.rtc.pacing import Wheel
 from medianode.rtc.rows import ROW, SOL_UDP, UDP_SEGMENT, Destination, Row, Target, cdefs, control
 from medianode.rtc.rows import libc as _libc
@@ -31,6 +32,8 @@ MAX_PACKET = 1280
 LENGTHS = 128
 """Bytes before the packets of a slot: their lengths as C ints, which libsrtp changes in place."""
 SLOT = LENGTHS + MAX_RUN * MAX_PACKET
+ROOM = SLOT - LENGTHS
+"""Sealed bytes of one run: what is more would be written over other memory."""
 LAYOUTS = 96
 """Run shapes whose pointers are kept; up to 30 KB each."""
 _LENGTHS = [struct.Struct(f"={count}i") for count in range(MAX_RUN + 1)]
@@ -109,9 +112,11 @@ class Batch:
     # -- laying out -------------------------------------------------------------------------------------------------------------------
 
     def lay(self, packets: list[bytes], tag: int) -> Run:
-        """Put a run into the template: packets as they are before sealing, at most MAX_RUN, all of one size but the last."""
+        """Put a run into the template: packets as they are before sealing, at most MAX_RUN, all of one size but the last, ROOM in all."""
         count = len(packets)
         plain, last = len(packets[0]), len(packets[-1])
+        if count > MAX_RUN or last > plain or count * (plain + tag) > ROOM:
+            raise ValueError(f"run: expected up to {MAX_RUN} packets and {ROOM} bytes, got {count} of {plain} and {last} bytes")
         joined = _SPACE[:tag].join(packets)
         cdefs.memmove(self._template + LENGTHS, joined, len(joined))
         _LENGTHS[count].pack_into(self._view, 0, *([plain] * (count - 1)), last)
@@ -135,6 +140,7 @@ class Batch:
 
     def spread(self, rows: list[Row], run: Run) -> None:
         """Seal and send the run in the template to all targets of the rows."""
+        rows = list(rows)  # one whose last target fails while it is sent to leaves them
         if not RAW.usable or not self.sendmmsg:
             for row in rows:
                 for target in tuple(row.targets):
@@ -215,9 +221,7 @@ class Batch:
     def _one_by_one(self, row: Row, run: Run, failures: AbstractSet[int]) -> None:
         for i, target in enumerate(tuple(row.targets)):
             if i in failures:
-                self.dropped += run.count
-                _DROPS.labels("rtc", "not-sealed").value += run.count
-                target.failed("libsrtp refused to seal")
+                self._not_sealed(target, run)
             else:
                 self._emit(target, bytes(self._slot_view(i, run.nbytes)), run.segment, plain=row.plain)
 
@@ -241,15 +245,22 @@ class Batch:
             ffi.memmove(slot, self._source, LENGTHS + run.nbytes)
             if not any(map(lib.srtp_protect, repeat(sealer.handle), packets, lengths)):
                 return bytes(self._scratch_view[LENGTHS : LENGTHS + run.nbytes])
-            self.dropped += run.count
-            _DROPS.labels("rtc", "not-sealed").value += run.count
-            target.failed("libsrtp refused to seal")
+            self._not_sealed(target, run)
             return None
         out = []
-        for i in range(run.count):
-            start = LENGTHS + i * run.segment
-            out.append(sealer.protect(bytes(self._view[start : start + (run.last if i == run.count - 1 else run.plain)])))
+        try:
+            for i in range(run.count):
+                start = LENGTHS + i * run.segment
+                out.append(sealer.protect(bytes(self._view[start : start + (run.last if i == run.count - 1 else run.plain)])))
+        except ProtocolError:
+            self._not_sealed(target, run)
+            return None
         return b"".join(out)
+
+    def _not_sealed(self, target: Target, run: Run) -> None:
+        self.dropped += run.count
+        _DROPS.labels("rtc", "not-sealed").value += run.count
+        target.failed("libsrtp refused to seal")
 
     def _emit(self, target: Target, sealed: bytes, segment: int, *, plain: bool = False) -> None:
         """Send, or queue behind what waits."""

@@ -25,11 +25,18 @@ ENDED = telemetry.counter("medianode_rtc_peers_ended_total", "WebRTC peers that 
 
 _GARBAGE = DROPPED.labels("garbage")
 _UNKNOWN = DROPPED.labels("unknown-address")
+KEPT = 32
+"""One place in so many is kept for publishers."""
 TICK = 1.0
 STALL = 2.0
 """Seconds of a stopped loop, or machine, after which nobody is told to have been silent."""
 ADDRESSES_AGE = 10.0
 """Seconds for which the host's addresses are believed."""
+
+
+def viewer_places(limits: Limits) -> int:
+    """Of `limits.rtc_peers`; the rest is for publishers: where viewing is public anybody can fill these by asking, and never connect."""
+    return limits.rtc_peers - limits.rtc_peers // KEPT
 
 
 class Endpoint:
@@ -135,10 +142,14 @@ class Endpoint:
         ipv4 = any(sock.family == socket.AF_INET or not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) for sock in sockets)
         return interfaces.reachable(self._addresses[1], ipv4=ipv4, ipv6=ipv6, loopback=loopback)
 
-    def create(self, remote: RemoteTransport, handler: PeerHandler) -> Peer:
-        """A peer that has yet to connect, within `limits.rtc_connect_timeout`. Raises LimitExceeded (`node-full`), InvalidRequest."""
-        if len(self._peers) >= self._limits.rtc_peers:
-            raise LimitExceeded(f"{self._limits.rtc_peers} WebRTC peers already", code="node-full")
+    def create(self, remote: RemoteTransport, handler: PeerHandler, *, views: bool = False) -> Peer:
+        """A peer that has yet to connect, within `limits.rtc_connect_timeout`. Raises LimitExceeded (`node-full`), InvalidRequest.
+
+        `views`: it has shown no key, and leaves the last places to those who publish.
+        """
+        bound = viewer_places(self._limits) if views else self._limits.rtc_peers
+        if len(self._peers) >= bound:
+            raise LimitExceeded(f"{len(self._peers)} WebRTC peers already", code="node-full")
         peer = Peer(self, remote, handler, self._current())
         self._peers[peer] = None
         self.name(peer)

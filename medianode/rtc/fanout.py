@@ -22,10 +22,12 @@ from medianode.rtc.batch import Batch
 from medianode.rtc.channel import Channel
 from medianode.rtc.flow import Flow, Peer
 from medianode.rtc.outgoing import MAX_PAYLOAD, Outgoing, Stitch, playout_delay, random_number
+from medianode.rtc.srtp import RAW
 from medianode.rtc.viewer import Viewer
 
 RTP_CLOCKS = {Codec.OPUS: 48_000, Codec.PCM_ALAW: 8_000, Codec.PCM_MULAW: 8_000}
 VIDEO_CLOCK = 90_000
+RTP_HEADER = 12
 VIDEO = frozenset({Codec.H264, Codec.HEVC, Codec.VP8, Codec.VP9, Codec.AV1})
 FRESH_SOUND = 0.05
 """Seconds of age up to which sound may begin: a player keeps a burst in its buffer, and pictures wait for it."""
@@ -112,9 +114,10 @@ class Broadcast:
         for media in sends:
             viewer.flows[media.kind] = Flow(viewer, self.channels[media.kind], media)
         self.viewers[viewer] = None
-        for flow in viewer.flows.values():
-            flow.channel.add(flow, now)
         self.batch.wheel.add(viewer)
+        for flow in viewer.flows.values():
+            if not viewer.closed:  # it may fail with the first packet, and its peer with it
+                flow.channel.add(flow, now)
         return viewer
 
     def remove(self, viewer: Viewer) -> None:
@@ -175,7 +178,9 @@ class Broadcast:
             _DROPS.labels("rtc", "old-sound").value += 1
             return
         try:
-            payloads = self._packetisers[kind].packetise(packet)
+            # sound cannot be cut: a packet of a normal encoder has at most 1275 bytes (RFC 6716 3.2.1), a malicious one what it likes
+            fits = kind is Kind.VIDEO or len(packet.data) + RTP_HEADER <= RAW.longest
+            payloads = self._packetisers[kind].packetise(packet) if fits else []
         except (ProtocolError, UnsupportedMedia):  # the publisher's fault, and no reason to end the broadcast
             payloads = []
         if not payloads:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from medianode.errors import MedianodeError, PeerGone
 from medianode.media.track import Kind
 from medianode.protocols.sdp.plan import SendMedia
-from medianode.rtc.batch import MAX_RUN
+from medianode.rtc.batch import MAX_PACKET, MAX_RUN
 from medianode.rtc.outgoing import Look, Outgoing, Train
 from medianode.rtc.pacing import MIN_RATE, Budget
 from medianode.rtc.srtp import Sealer
@@ -345,6 +345,7 @@ class Flow:
         budget = viewer.resends
         budget.rate = max(self.channel.rate.value / 2, MIN_RATE / 16)
         group: list[bytes] = []
+        most = MAX_RUN
         for sequence in sequences:
             back = (last - sequence) & 0xFFFF
             number = last - back
@@ -352,15 +353,14 @@ class Flow:
             if packet is None:
                 continue
             viewer.ladder.nacked += 1
-            if not budget.open(now):
-                viewer.ignored["over-cap"] = viewer.ignored.get("over-cap", 0) + 1
-                continue
             budget.take(len(packet))
             self._remember(number, now)
             viewer.resent += 1
-            if group and (len(packet) > len(group[0]) or len(group[-1]) != len(group[0]) or len(group) == MAX_RUN):
+            if group and (len(packet) > len(group[0]) or len(group[-1]) != len(group[0]) or len(group) == most):
                 self.transmit(group)
                 group = []
+            if not group:
+                most = MAX_RUN if len(packet) + self.tag <= MAX_PACKET else 1
             group.append(packet)
         if group:
             self.transmit(group)
@@ -377,10 +377,14 @@ class Flow:
             cause = "too-old"
         else:
             _, outgoing, shift, ticks = self._origins[i]
-            if number - shift in outgoing.packets:
+            if number - shift in outgoing.packets and not self.viewer.resends.open(now):
+                cause = "over-cap"
+                self.viewer.ladder.nacked += 1
+            elif number - shift in outgoing.packets:
                 packet = outgoing.render((number - shift,), self.look._replace(shift=shift, ticks=ticks))[0]
                 return packet if self.rtx_ssrc is None else self._wrapped(packet)
-            cause = "too-old"
+            else:
+                cause = "too-old"
         self.viewer.ignored[cause] = self.viewer.ignored.get(cause, 0) + 1
         return None
 

@@ -157,12 +157,13 @@ class Outgoing:
     def put_samples(self, samples: list[tuple[bytes, int, bool]], now: float) -> int:
         """Sound that arrived together: (payload, ticks, marker)…. Those of about one size are padded to it (RFC 3550 5.1), for one train.
 
-        Returns its bytes.
+        What is over MAX_PAYLOAD goes alone, and IP cuts it. Returns their bytes.
         """
         total = 0
         group: list[tuple[bytes, int, bool]] = []
         for sample in samples:
-            if group and (len(group) == MAX_RUN or not _near(len(group[0][0]), len(sample[0]))):
+            longest = max(len(group[0][0]), len(sample[0])) if group else 0
+            if group and (len(group) == MAX_RUN or longest > MAX_PAYLOAD or not _near(len(group[0][0]), len(sample[0]))):
                 total += self._put_group(group)
                 group = []
             group.append(sample)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MOVES = telemetry.counter("medianode_rtc_moves_total", "Peers that changed their address or transport while connected", "to")
 
+GREETING_PAUSE = 0.05
 MAX_PATHS = 8
 """Addresses from which one peer is known; browsers with many interfaces try about as many."""
 SILENT = 8.0
@@ -214,7 +215,8 @@ class Peer:
             self._moved("tcp")
             if self.stream is not None:
                 self.stream.close("moved")
-            self.stream, self.address, self.sockaddr, self.ancillary = stream, stream.address, b"", []
+            # `address` stays: until the fan-out has noticed its rows go on to where they went
+            self.stream, self.sockaddr = stream, b""
             self._checked = now
         self._begin(check)
 
@@ -257,6 +259,9 @@ class Peer:
 
     async def _shake(self, wire: Wire) -> None:
         assert self._identity is not None
+        if self._role == "client":
+            # FFmpeg throws away what comes before it has read our answer to its check, and would be greeted again a second later
+            await asyncio.sleep(GREETING_PAUSE)
         try:
             made = await dtls.DRIVER.shake(self._identity, self._role, self._fingerprints, wire)
         except PeerError as e:

@@ -81,6 +81,7 @@ class Row:
         "headers",
         "peers",
         "plain",
+        "sealers",
         "shared",
         "special",
         "targets",
@@ -89,6 +90,8 @@ class Row:
     def __init__(self, shared: Any, vectors: Any, family: int, *, plain: bool = False) -> None:
         self.targets: list[Target] = []
         self.peers: list[Destination] = []
+        self.sealers: list[Any] = []
+        """Whose the handles are: libsrtp's memory must not go while a handle may still be used."""
         self.handles: list[Any] = []
         self.addresses: list[Any] = []
         self.ancillaries: list[Any] = []
@@ -110,6 +113,7 @@ class Row:
     def add(self, target: Target) -> None:
         self.targets.append(target)
         self.peers.append(target.peer)
+        self.sealers.append(target.peer.sealer)
         self.handles.append(target.peer.sealer.handle)
         self.addresses.append(None)
         self.ancillaries.append(None)
@@ -117,7 +121,14 @@ class Row:
 
     def remove(self, target: Target) -> None:
         i = self.targets.index(target)
-        columns: tuple[list[Any], ...] = (self.targets, self.peers, self.handles, self.addresses, self.ancillaries)
+        columns: tuple[list[Any], ...] = (
+            self.targets,
+            self.peers,
+            self.sealers,
+            self.handles,
+            self.addresses,
+            self.ancillaries,
+        )
         for column in columns:
             last = column.pop()
             if i < len(column):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
+import logging
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -36,9 +37,11 @@ from medianode.protocols.sdp.fragment import MAX_BYTES as FRAGMENT_BYTES
 from medianode.protocols.sdp.fragment import answer_fragment, parse_fragment
 from medianode.protocols.sdp.parse import Offer, parse_offer
 from medianode.protocols.sdp.plan import Credentials, LocalTransport
+from medianode.rtc.endpoint import viewer_places
 from medianode.tasks import every
 
 DoorName = Literal["whip", "whep"]
+log = logging.getLogger("medianode.rtc")
 
 ANSWERS = telemetry.counter(
     "medianode_rtc_signalling_total", "WHIP and WHEP requests, by door, method and outcome", "door", "method", "code"
@@ -126,6 +129,8 @@ class Signalling:
         self._servers = IceServers(config)
         self._prefix = urlsplit(public_url).path.rstrip("/")
         self._resources: dict[str, _Resource] = {}
+        self._told_at = -1.0
+        self._untold = 0
         telemetry.gauge("medianode_rtc_resources", "WHIP and WHEP sessions with a URL", read=lambda: [((), len(self._resources))])
 
     def __len__(self) -> int:
@@ -152,7 +157,7 @@ class Signalling:
             if request.method != "POST":
                 raise _not_allowed(request, "OPTIONS, POST")
             _check_path(request)
-            self._check_room()
+            self._check_room(self._limits.rtc_peers if door == "whip" else viewer_places(self._limits))
             response = await post(request)
         except MedianodeError as e:
             return self._refused(door, request, e, {"Accept-Post": SDP}, "OPTIONS, POST")
@@ -177,11 +182,11 @@ class Signalling:
             response.headers.add("Link", link)
         return response
 
-    def _check_room(self) -> None:
-        if len(self._resources) >= self._limits.rtc_peers:
+    def _check_room(self, bound: int) -> None:
+        if len(self._resources) >= bound:
             self.sweep()
-            if len(self._resources) >= self._limits.rtc_peers:
-                raise LimitExceeded(f"the node has {self._limits.rtc_peers} WebRTC sessions already", code="node-full")
+            if len(self._resources) >= bound:
+                raise LimitExceeded(f"the node has {len(self._resources)} WebRTC sessions already", code="node-full")
 
     # the session's own URL
 
@@ -276,10 +281,21 @@ class Signalling:
         except UnicodeDecodeError:
             raise InvalidRequest("body: expected UTF-8 text, got something else", code="bad-body") from None
 
+    def _tell(self, door: DoorName, request: web.Request, error: MedianodeError, status: int) -> None:
+        """One line a second at most: encoders show the status and no more, so the reason must be found here."""
+        now = clock.now()
+        if now - self._told_at < 1.0:
+            self._untold += 1
+            return
+        fields = {"door": door, "peer": request.remote or "", "status": status, "code": error.code, "reason": error.message}
+        telemetry.session(log, "refused", **fields, untold=self._untold)
+        self._told_at, self._untold = now, 0
+
     def _refused(self, door: DoorName, request: web.Request, error: MedianodeError, accepts: Mapping[str, str], allow: str) -> web.Response:
         method = request.method if request.method in ("POST", "PATCH", "DELETE") else "other"
         ANSWERS.labels(door, method, error.code).value += 1
         status = refusal_status(error)
+        self._tell(door, request, error, status)
         headers = dict(CORS)
         if status == 405:
             headers["Allow"] = allow

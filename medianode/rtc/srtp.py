@@ -71,7 +71,11 @@ class Sealer:
         self.handle: Any = self._session._srtp[0] if RAW.usable else None
 
     def protect(self, packet: bytes) -> bytes:
-        return self._session.protect(packet)
+        """Raises ProtocolError where libsrtp refuses: the index is too far back, the packet over `RAW.longest`."""
+        try:
+            return self._session.protect(packet)
+        except (pylibsrtp.Error, ValueError) as e:
+            raise ProtocolError(f"SRTP: {e}") from None
 
     def protect_rtcp(self, packet: bytes) -> bytes:
         return self._session.protect_rtcp(packet)
@@ -118,6 +122,11 @@ class _Raw:
     """Whether the private binding may be used; the self-test may take it away."""
 
     usable = ffi is not None
+
+    @property
+    def longest(self) -> int:
+        """Bytes of a packet before sealing. pylibsrtp's own buffer has 1500, a trailer's 144 included."""
+        return 8192 if self.usable else 1356
 
 
 RAW = _Raw()

@@ -19,6 +19,10 @@ RESEND_BURST = 262_144.0
 """Bytes of retransmissions that a viewer may have at once; then half of its stream's rate."""
 
 
+MAX_ASKED = 4096
+"""Packets a second that NACKs of one viewer are looked up for: one datagram can name 6000."""
+
+
 class Stats(NamedTuple):
     """`packets` and `nbytes` (of payload) sent, retransmissions aside; `loss` as the last report had it, 0 to 1; `rtt` in seconds, 0.0 when
     not known; `reason` is empty while `live`.
@@ -52,6 +56,8 @@ class Viewer:
         """NACKed packets that were not sent again, by cause."""
         self.resent = 0
         self.nacked = 0
+        self._asked = 0
+        """Packets named by NACKs since the last visit."""
         self.loss = 0.0
         self._highest: dict[int, int] = {}
         self.rtt = 0.0
@@ -79,7 +85,11 @@ class Viewer:
             for flow in flows.values():
                 if ssrc == flow.ssrc:
                     self.nacked += len(sequences)
-                    flow.resend(sequences, now)
+                    left = max(0, MAX_ASKED - self._asked)
+                    self._asked += len(sequences)
+                    if left < len(sequences):
+                        self.ignored["over-cap"] = self.ignored.get("over-cap", 0) + len(sequences) - left
+                    flow.resend(sequences[:left], now)
         if keyframes:
             video = flows.get(Kind.VIDEO)
             if video is not None and not video.off and any(ssrc in (video.ssrc, 0) for ssrc in keyframes):
@@ -99,6 +109,7 @@ class Viewer:
     # -- once a second ----------------------------------------------------------------------------------------------------------------
 
     def visit(self, now: float) -> None:
+        self._asked = 0
         self._send_reports(now)
         stream = self.peer.stream
         for flow in self.flows.values():

@@ -10,6 +10,7 @@ It lives as long as the pipe.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 import sys
@@ -21,7 +22,7 @@ import uvloop
 
 from medianode import clock, telemetry
 from medianode.config import Limits
-from medianode.errors import MedianodeError
+from medianode.errors import MedianodeError, UnsupportedMedia
 from medianode.media.packet import Gap, Packet
 from medianode.media.track import Kind, Track
 from medianode.rtc import messages as m
@@ -130,7 +131,8 @@ class Worker:
     def _switch(self, message: m.Switch) -> None:
         found, to = self._viewers.get(message.viewer), self._casts.get(message.to)
         if found is not None and to is not None:
-            found[0].move(found[1], to)
+            with contextlib.suppress(UnsupportedMedia):  # the codec changed while this was on its way: the daemon closes the viewer
+                found[0].move(found[1], to)
 
     def _feedback(self, message: m.Feedback) -> None:
         found = self._viewers.get(message.viewer)

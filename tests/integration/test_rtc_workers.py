@@ -206,6 +206,22 @@ async def test_a_worker_that_stands_still_is_put_out(node: Node) -> None:
     await until(lambda: node.up == 2)
 
 
+async def test_a_move_to_another_codec_costs_no_worker(node: Node) -> None:
+    """The codec may change while the order is on its way."""
+    node.frame(key=True)
+    peer = node.peer()
+    viewer = node.cast.add(peer, SENDS)
+    await gathered(peer, 1)
+    pids, other = node.pids(), node.share()
+    other.on_tracks((Track(0, Codec.VP8, 90_000),))
+    node.cast.move(viewer, other)
+    unit = node.frame()
+    assert pictures(await gathered(peer, 1)) == brief([unit])
+    assert node.pids() == pids
+    assert not peer.closed
+    other.close()
+
+
 async def test_codecs_are_held_to(node: Node) -> None:
     vp8 = Track(0, Codec.VP8, 90_000)
     node.cast.on_gap(Gap("track-changed"))

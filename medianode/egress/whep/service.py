@@ -72,6 +72,10 @@ class Watcher:
         except UnsupportedMedia as e:  # the codec has changed since the answer
             self.close(e)
             return
+        if self.closed:  # it failed with its first packet, before anybody knew of its seat
+            viewer, self.viewer = self.viewer, None
+            self.lane.broadcast.remove(viewer)
+            return
         self._service.seated(self, self.viewer)
 
     def ended(self, error: MedianodeError | None) -> None:
@@ -114,6 +118,8 @@ class _Handler:
     def connected(self) -> None:
         watcher = self._watcher
         watcher.play()
+        if watcher.closed:
+            return
         SESSIONS.value += 1
         telemetry.session(log, "playing", **watcher.fields(), transport=watcher.peer.transport, agent=watcher.agent[:80])
 
@@ -174,7 +180,7 @@ class WhepService:
         watcher = Watcher(self, lane, grant, sends, source, agent)
         room.count_viewer(DOOR, +1, bound)
         try:
-            watcher.peer = self._endpoint.create(offer.remote, _Handler(watcher))
+            watcher.peer = self._endpoint.create(offer.remote, _Handler(watcher), views=True)
         except MedianodeError:
             room.count_viewer(DOOR, -1, bound)
             raise

@@ -341,6 +341,19 @@ async def test_from_udp_to_tcp_and_back(node: Endpoint) -> None:
         await until(lambda: not node._streams)
 
 
+async def test_on_tcp_the_address_for_datagrams_stays(node: Endpoint) -> None:
+    """The fan-out's rows look at it up to a second longer; one of another family than the UDP socket's would stop them all."""
+    async with TestPeer(CERTIFICATE) as client:
+        peer, _ = await joined(node, client)
+        before = peer.address
+        client.open(tcp=True)
+        client.check()
+        await until(lambda: peer.transport == "tcp")
+        assert peer.address is before
+        assert peer.stream is not None
+        assert peer.remote_text.endswith(f":{peer.stream.address[1]}")
+
+
 async def test_a_check_without_nomination_does_not_move_a_living_pair(node: Endpoint) -> None:
     async with TestPeer(CERTIFICATE) as client, TestPeer(CERTIFICATE) as second:
         peer, _ = await joined(node, client)
@@ -534,6 +547,20 @@ async def test_the_number_of_peers_is_bounded() -> None:
         assert raised.value.code == "node-full"
         peers[0].close()
         node.create(TestPeer(CERTIFICATE).transport, Recorder())
+
+
+async def test_the_last_places_are_kept_for_publishers() -> None:
+    """Anybody may ask to view, and never connect."""
+    async with serving(make({"rtc_peers": 64})) as node:
+        for _ in range(62):
+            node.create(TestPeer(CERTIFICATE).transport, Recorder(), views=True)
+        with pytest.raises(LimitExceeded) as raised:
+            node.create(TestPeer(CERTIFICATE).transport, Recorder(), views=True)
+        assert raised.value.code == "node-full"
+        for _ in range(2):
+            node.create(TestPeer(CERTIFICATE).transport, Recorder())
+        with pytest.raises(LimitExceeded):
+            node.create(TestPeer(CERTIFICATE).transport, Recorder())
 
 
 @pytest.mark.parametrize("where", ["connected", "rtp", "rtcp"])

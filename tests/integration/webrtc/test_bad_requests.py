@@ -94,6 +94,19 @@ async def test_a_good_offer_over_and_over_leaves_as_many_as_are_alive(tmp_path: 
                 await viewer.until(5)
 
 
+async def test_viewers_that_never_connect_do_not_keep_publishers_out(tmp_path: Path) -> None:
+    async with calling(tmp_path, limits={"rtc_peers": 40}) as line:
+        key = (await line.ingress())["streamKey"]
+        other = (await line.ingress("second"))["streamKey"]
+        async with line.publishing(key):
+            await line.live()
+            offer = TestPeer(CERTIFICATE).offer(VIDEO_IN, AUDIO_IN)
+            statuses = [(await line.post("/whep/live/studio", offer)).status for _ in range(50)]
+            assert Counter(statuses) == {201: 38, 503: 12}
+            async with line.publishing(other, "second"):
+                await line.live("second")
+
+
 BOMBS = {
     "sections": lambda offer: offer + VIDEO_IN.replace("\n", "\r\n") * 300,
     "attributes": lambda offer: offer + "a=x:y\r\n" * 15_000,

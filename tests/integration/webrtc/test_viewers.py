@@ -47,6 +47,8 @@ async def test_a_rooms_playout_delay_is_kept_over_a_restart(tmp_path: Path) -> N
             assert (await response.json())["data"] == {"playoutDelay": None}
         async with line.http.put(f"{line.node.http}{path}", headers=headers, json={"playoutDelay": 11}) as response:
             assert response.status == 400
+        async with line.http.put(f"{line.node.http}{path}", headers=headers, json={"playoutDelai": 1}) as response:
+            assert response.status == 400
         async with line.http.put(f"{line.node.http}{path}", headers=headers, json={"playoutDelay": 0.3}) as response:
             assert response.status == 200
         async with line.http.get(f"{line.node.http}{path.replace('/live/', '/nobody/')}", headers=headers) as response:

@@ -118,6 +118,18 @@ async def test_whip_with_the_key_in_the_place_of_the_room(house: Any, live: Any)
         assert (await house.gate.publish(Door.WHIP, app, "", made.stream_key)).room == "live-studio"
 
 
+async def test_guesses_in_the_place_of_the_room_are_counted(house: Any, live: Any) -> None:
+    refused: list[type[PeerError]] = []
+    for i in range(100):
+        try:
+            await house.gate.publish(Door.WHIP, "live", "", f"guess{i}", source="192.0.2.7")
+        except PeerError as e:
+            refused.append(type(e))
+    assert len(refused) == 100
+    assert refused[0] is Unauthorized
+    assert refused[-1] is TooManyRequests
+
+
 async def test_whip_is_refused(house: Any, live: Any) -> None:
     made = await house.ingresses.create(live, Door.WHIP, "studio")
     rtmp = await house.ingresses.create(live, Door.RTMP, "studio", "obs")

@@ -334,6 +334,27 @@ async def test_who_fails_alone_in_its_row_costs_the_next_row_nothing(rig: Rig) -
         assert pictures(peer.packets())[-1:] == brief([unit])
 
 
+async def test_who_fails_with_the_first_packet_is_closed_and_can_be_removed(rig: Rig) -> None:
+    rig.frame(key=True)
+    await rig.settle()
+    peer, out = rig.peer(), rig.cast.channels[Kind.VIDEO].outgoing
+    assert peer.sealer is not None
+    peer.sealer.protect(b"\x80\x6c" + (out.next + 5000 & 0xFFFF).to_bytes(2, "big") + bytes(4) + out.ssrc.to_bytes(4, "big") + b"x")
+    close = peer.close
+
+    def closed(error: Any = None) -> None:
+        close(error)
+        peer.sealer = None  # as a peer's is when it is gone
+
+    peer.close = closed  # type: ignore[method-assign]  # one peer's own
+    viewer = rig.cast.add(peer, SENDS)
+    assert viewer.closed
+    assert [error.code for error in peer.closed if error is not None] == ["seal-failed"]
+    assert not any(len(channel) for channel in rig.cast.channels.values())
+    rig.cast.remove(viewer)
+    assert not rig.cast.viewers
+
+
 async def test_thinning_leaves_no_hole(rig: Rig) -> None:
     rig.frame(key=True)
     await rig.settle()

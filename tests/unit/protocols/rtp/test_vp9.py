@@ -46,6 +46,8 @@ def test_key_frames_tell_the_scalability_structure() -> None:
     ]
     assert payloads.packetise(packet(b"x", True)) == [b"\x8e\x80\x01" + structure + b"x"]
     assert payloads.packetise(packet(b"x", True, Track(0, Codec.VP9, 90_000))) == [b"\x8c\x80\x02x"]
+    # a frame header says up to 65536, the structure up to 65535
+    assert payloads.packetise(packet(b"x", True, Track(0, Codec.VP9, 90_000, b"", 65_536, 16))) == [b"\x8c\x80\x03x"]
 
 
 @pytest.mark.parametrize(
