@@ -119,6 +119,14 @@ class Gate:
             del self._peers[peer]
 
 
+def spared(place: str, step: Callable[..., None], *arguments: Any) -> None:
+    """A look at everything that comes round by the clock: a bug in it is reported, and the next look comes all the same."""
+    try:
+        step(*arguments)
+    except Exception as e:  # noqa: BLE001 - as the docstring says
+        report_bug(place, e)
+
+
 async def every(seconds: float) -> AsyncIterator[float]:
     """`clock.now()` each time a multiple of `seconds` has passed.
 

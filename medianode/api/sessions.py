@@ -43,6 +43,10 @@ class TrackView(msgspec.Struct, rename="camel"):
     sample_rate: int = 0
     channels: int = 0
     idle_seconds: float = 0.0
+    layer: str = ""
+
+
+YEAR_2200 = 7_258_118_400.0
 
 
 @runtime_checkable
@@ -82,6 +86,10 @@ class RenditionView(msgspec.Struct, rename="camel"):
 
 
 class SessionView(msgspec.Struct, rename="camel"):
+    """`sourceClock`: by the publisher's own clock, when its media time 0 was (WebRTC tells it); `network`, of a WebRTC publisher: `loss`
+    (fraction), `jitter` and `rtt` (seconds) as they are now, and counts since the start.
+    """
+
     id: str
     app: str
     room: str
@@ -102,6 +110,8 @@ class SessionView(msgspec.Struct, rename="camel"):
     queue: QueueView
     last_error: str
     hints: list[str]
+    source_clock: str | None = None
+    network: dict[str, float] = {}
     renditions: list[RenditionView] = []
 
 
@@ -234,8 +244,15 @@ def view_of(room: Room, publication: Publication, now: float, renditions: Iterab
         ),
         last_error=health.last_error,
         hints=hints(publication.tracks, publication.meters, health, age, now, realtime),
+        source_clock=_utc(health.source_clock),
+        network={name: round(value, 4) for name, value in health.network.items()},
         renditions=[_rendition(r) for r in made],
     )
+
+
+def _utc(seconds: float | None) -> str | None:
+    """None where there is none, and where a publisher's clock is out of all bounds."""
+    return None if seconds is None or not 0.0 <= seconds < YEAR_2200 else clock.iso(seconds)
 
 
 def _rendition(rendition: Rendition) -> RenditionView:
@@ -275,6 +292,7 @@ def _track(publication: Publication, track: Track, now: float) -> TrackView:
         sample_rate=track.sample_rate,
         channels=track.channels,
         idle_seconds=round(max(0.0, now - meter.last_at), 1) if meter.last_at else 0.0,
+        layer=track.layer,
     )
 
 

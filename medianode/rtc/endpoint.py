@@ -18,7 +18,7 @@ from medianode.rtc.handler import PeerHandler
 from medianode.rtc.peer import Peer
 from medianode.rtc.tcp import TcpStream, admit
 from medianode.rtc.udp import DROPPED, WILDCARDS, UdpSocket, small_buffers
-from medianode.tasks import Gate, TaskSet, accept, every, listen_tcp, report_bug
+from medianode.tasks import Gate, TaskSet, accept, every, listen_tcp, report_bug, spared
 
 log = logging.getLogger("medianode.rtc")
 ENDED = telemetry.counter("medianode_rtc_peers_ended_total", "WebRTC peers that are gone, by cause", "cause")
@@ -27,6 +27,7 @@ _GARBAGE = DROPPED.labels("garbage")
 _UNKNOWN = DROPPED.labels("unknown-address")
 KEPT = 32
 """One place in so many is kept for publishers."""
+BINDING_SUCCESS = b"\x01\x01"
 TICK = 1.0
 STALL = 2.0
 """Seconds of a stopped loop, or machine, after which nobody is told to have been silent."""
@@ -54,6 +55,7 @@ class Endpoint:
         self._by_ufrag: dict[bytes, Peer] = {}
         self._by_address: dict[bytes, Peer] = {}
         self._peers: dict[Peer, None] = {}
+        self._challenged: dict[bytes, Peer] = {}
         self._addresses: tuple[float, tuple[interfaces.Address, ...]] | None = None
         self.tasks = TaskSet("rtc-dtls", limits.rtc_peers * 2)
         self.tcp_port = 0
@@ -195,6 +197,12 @@ class Endpoint:
                     _UNKNOWN.value += 1
                 else:
                     peer.dtls(data)
+            elif data.startswith(BINDING_SUCCESS):
+                challenged = self._challenged.get(data[8:20])
+                if challenged is None:
+                    DROPPED.labels("stun-unknown").value += 1
+                else:
+                    challenged.answered(data, self.datagrams.source(raw, control))
             elif data[0] < 4:
                 found = self._asked(data)
                 if found is not None:
@@ -254,6 +262,13 @@ class Endpoint:
         for ufrag in peer.ufrags:
             self._by_ufrag[ufrag] = peer
 
+    def expect(self, transaction: bytes, peer: Peer) -> None:
+        """The answer to a check of ours; one per peer at most."""
+        self._challenged[transaction] = peer
+
+    def unexpect(self, transaction: bytes) -> None:
+        self._challenged.pop(transaction, None)
+
     def forget(self, ufrag: bytes) -> None:
         self._by_ufrag.pop(ufrag, None)
 
@@ -284,7 +299,7 @@ class Endpoint:
         async for now in every(TICK):
             # else it was us who did not listen: what waits in the socket comes first
             if now - last <= TICK + STALL:
-                self._put_out(now)
+                spared("rtc", self._put_out, now)
             last = now
 
     def _put_out(self, now: float) -> None:

@@ -30,12 +30,13 @@ def credentials() -> Credentials:
 class IceLite:
     """One peer's. During a restart two generations are good; the older ends when a pair of the newer is nominated."""
 
-    __slots__ = ("_older", "local", "remote")
+    __slots__ = ("_older", "_tie_breaker", "local", "remote")
 
     def __init__(self, remote: Credentials) -> None:
         self.local = credentials()
         self.remote = remote
         self._older: Credentials | None = None
+        self._tie_breaker = int.from_bytes(secrets.token_bytes(8), "big")
 
     @property
     def ufrags(self) -> tuple[bytes, ...]:
@@ -65,6 +66,15 @@ class IceLite:
         if nominated and self._older is not None and ours is self.local:
             retired, self._older = self._older.ufrag.encode(), None
         return Check(stun.answer(message, address, key), accepted, nominated, retired)
+
+    def challenge(self, transaction: bytes) -> bytes:
+        """A check of ours, which only who really is at an address can answer: a moved peer is sent media when it has."""
+        name = f"{self.remote.ufrag}:{self.local.ufrag}".encode()
+        return stun.binding_request(transaction, name, self.remote.pwd.encode(), controlled=self._tie_breaker)
+
+    def met(self, answer: bytes) -> bool:
+        """Whether that is signed with the peer's password."""
+        return stun.verify(answer, self.remote.pwd.encode())
 
     def _generation(self, ufrag: bytes) -> Credentials | None:
         for ours in (self.local, self._older):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from typing import TYPE_CHECKING, Any, Literal
 
 from medianode import clock, telemetry
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 MOVES = telemetry.counter("medianode_rtc_moves_total", "Peers that changed their address or transport while connected", "to")
 
 GREETING_PAUSE = 0.05
+CHALLENGE_EVERY = 0.25
 MAX_PATHS = 8
 """Addresses from which one peer is known; browsers with many interfaces try about as many."""
 SILENT = 8.0
@@ -37,6 +39,7 @@ class Peer:
 
     __slots__ = (
         "__weakref__",
+        "_challenge",
         "_checked",
         "_endpoint",
         "_fingerprints",
@@ -76,6 +79,7 @@ class Peer:
         self._wire: Wire | None = None
         self._session: dtls.Session | None = None
         self._opener: Opener | None = None
+        self._challenge: tuple[bytes, bytes, float] | None = None
         self._checked = 0.0
         self._routed = 0.0
         self.state: State = "new"
@@ -191,11 +195,39 @@ class Peer:
             if now - self._routed > ROUTE_RECHECK:
                 self._route(source, now)
         elif self._moves(check, now):
-            self._moved("udp")
-            self.address, self.sockaddr, self.stream = source.address, raw, None
-            self._checked = now
-            self._route(source, now)
+            if self.state == "connected":
+                self._challenge_at(source, now)
+                return
+            self._go(source, now)
         self._begin(check)
+
+    def _challenge_at(self, source: Source, now: float) -> None:
+        """The check is signed, but its source may be made up: media goes there once a check of ours was answered from there."""
+        if self._challenge is not None:
+            transaction, raw, at = self._challenge
+            if raw == source.raw and now - at < CHALLENGE_EVERY:
+                return
+            self._endpoint.unexpect(transaction)
+        transaction = secrets.token_bytes(12)
+        self._challenge = transaction, source.raw, now
+        self._endpoint.expect(transaction, self)
+        self._endpoint.datagrams.send(self._ice.challenge(transaction), source.address, source.ancillary)
+
+    def answered(self, data: bytes, source: Source) -> None:
+        """The answer to our check."""
+        challenge = self._challenge
+        if challenge is None or challenge[1] != source.raw or self.state != "connected" or not self._ice.met(data):
+            DROPPED.labels("stun-unknown").value += 1
+            return
+        self._challenge = None
+        self._endpoint.unexpect(challenge[0])
+        self._go(source, clock.now())
+
+    def _go(self, source: Source, now: float) -> None:
+        self._moved("udp")
+        self.address, self.sockaddr, self.stream = source.address, source.raw, None
+        self._checked = now
+        self._route(source, now)
 
     def check_framed(self, data: bytes, ufrag: bytes, stream: TcpStream) -> None:
         """A binding request by TCP."""
@@ -317,6 +349,8 @@ class Peer:
             task.cancel()
         if self.stream is not None:
             self.stream.close("peer-closed")
+        if self._challenge is not None:
+            self._endpoint.unexpect(self._challenge[0])
         self._endpoint.gone(self, self._paths, "closed" if error is None else error.code)
         self._session = self._wire = self._opener = self.sealer = None
         handler = self._handler

@@ -128,6 +128,8 @@ class TestPeer:
         self.profile = b""
         self.remote: LocalTransport | None = None
         self.keep_checking = True
+        self.answers_checks = True
+        self.asked = 0
         self.nominate = True
         self.target: tuple[Any, ...] = ()
         self._sock: socket.socket | None = None
@@ -345,6 +347,13 @@ class TestPeer:
     def _answered(self, data: bytes) -> None:
         assert self.remote is not None
         message = stun.parse(data)
+        if message is not None and message.type == stun.BINDING_REQUEST:
+            # a full agent answers checks too: so the node knows that a peer that has moved is really there
+            key = self.credentials.pwd.encode()
+            self.asked += 1
+            if self.answers_checks and stun.verify(data, key):
+                self.send(stun.binding_response(message, self.target[:2], key))
+            return
         if message is None or not stun.verify(data, self.remote.credentials.pwd.encode()):
             self.error = "a STUN answer that does not verify"
             return

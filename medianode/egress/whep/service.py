@@ -29,7 +29,7 @@ from medianode.rtc.endpoint import Endpoint
 from medianode.rtc.fanout import Broadcast
 from medianode.rtc.peer import Peer
 from medianode.rtc.signalling import Joined
-from medianode.tasks import TaskSet, background, every
+from medianode.tasks import TaskSet, background, every, spared
 from medianode.transcode.want import Want
 
 log = logging.getLogger("medianode.whep")
@@ -159,7 +159,7 @@ class WhepService:
         try:
             async with self._tasks, background(*([self._crew.serve()] if self._crew is not None else [])):
                 async for now in every(1.0):
-                    self._layers.look(now)
+                    spared("whep", self._layers.look, now)
         finally:
             for watcher in tuple(self.watchers.values()):
                 watcher.close(PeerGone("the server is stopping", code="shutdown"))

@@ -58,6 +58,8 @@ async def test_sessions_tell_all(house: Any) -> None:
         "queue": {"readers": 1, "queued": 2, "deepest": 2, "dropped": 0},
         "lastError": "bad-sps",
         "hints": session["hints"],
+        "sourceClock": None,
+        "network": {},
         "renditions": [],
     }
     assert video == {
@@ -77,6 +79,7 @@ async def test_sessions_tell_all(house: Any) -> None:
         "sampleRate": 0,
         "channels": 0,
         "idleSeconds": video["idleSeconds"],
+        "layer": "",
     }
     assert (audio["kind"], audio["sampleRate"], audio["channels"], audio["bFrames"]) == ("audio", 48_000, 2, False)
     assert any(hint.startswith("B-frames: for WebRTC viewers") for hint in session["hints"])

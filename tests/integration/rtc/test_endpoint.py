@@ -325,6 +325,26 @@ async def test_use_candidate_moves_the_peer(node: Endpoint) -> None:
         assert await client.receive_rtcp() == RR
 
 
+async def test_a_nomination_from_a_made_up_address_moves_nothing(node: Endpoint) -> None:
+    """Signed by one who knows the password, sent as if from a victim: who is really there would answer our check, the victim does not."""
+    async with TestPeer(CERTIFICATE) as client, TestPeer(CERTIFICATE) as victim:
+        peer, _ = await joined(node, client)
+        first = peer.address
+        victim.credentials, victim.remote, victim.answers_checks = client.credentials, client.remote, False
+        victim.open()
+        for _ in range(20):
+            victim.check()
+        await until(lambda: len(victim.stun_answers) == 20)
+        assert peer.address == first
+        assert victim.asked == 1, "one check of ours, however many nominations came"
+        peer.send_rtcp(RR)
+        assert await client.receive_rtcp() == RR
+        assert not victim.rtcp
+        assert len(node._challenged) == 1
+        peer.close()
+        assert not node._challenged
+
+
 async def test_from_udp_to_tcp_and_back(node: Endpoint) -> None:
     async with TestPeer(CERTIFICATE) as client:
         peer, heard = await joined(node, client)
