@@ -29,8 +29,8 @@ RTP_CLOCKS = {Codec.OPUS: 48_000, Codec.PCM_ALAW: 8_000, Codec.PCM_MULAW: 8_000}
 VIDEO_CLOCK = 90_000
 RTP_HEADER = 12
 VIDEO = frozenset({Codec.H264, Codec.HEVC, Codec.VP8, Codec.VP9, Codec.AV1})
-FRESH_SOUND = 0.05
-"""Seconds of age up to which sound may begin: a player keeps a burst in its buffer, and pictures wait for it."""
+FRESH_SOUND = 0.2
+"""Seconds of age up to which sound may begin (derived sound is 0.1 s old): a player keeps a burst in its buffer, and pictures wait for it."""
 OLD_SOUND = 1.0
 """Seconds of age over which sound is left out: it came with a cached GOP, and only pictures are of use late."""
 KEYFRAME_INTERVAL = 0.5
