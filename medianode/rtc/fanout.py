@@ -30,7 +30,7 @@ VIDEO_CLOCK = 90_000
 RTP_HEADER = 12
 VIDEO = frozenset({Codec.H264, Codec.HEVC, Codec.VP8, Codec.VP9, Codec.AV1})
 FRESH_SOUND = 0.2
-"""Seconds of age up to which sound may begin (derived sound is 0.1 s old): a player keeps a burst in its buffer, and pictures wait for it."""
+"""Seconds of age up to which sound may begin (derived sound is 0.1 s old): players buffer a burst, and pictures wait for it."""
 OLD_SOUND = 1.0
 """Seconds of age over which sound is left out: it came with a cached GOP, and only pictures are of use late."""
 KEYFRAME_INTERVAL = 0.5
