@@ -13,8 +13,6 @@ from medianode.media.track import Codec, Track
 from medianode.protocols.sdp.plan import SendMedia
 from medianode.rtc.viewer import Stats
 
-MAX_MESSAGE = 64 * 1024 * 1024
-
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Base of all. `cast` and `viewer` are numbers that the daemon gives, never twice."""
