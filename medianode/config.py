@@ -145,6 +145,7 @@ class Limits(Section, frozen=True):
     decode_pixels: Count = 3840 * 2160 * 4
     rtc_peers: Count = 2000
     rtc_connect_timeout: Positive = 15.0
+    rtc_connecting_per_source: Count = 256
     rtc_offer_bytes: Count = 131_072
     rtc_receive_packets: Count = 2048
     rtc_history_packets: Count = 4096

@@ -8,8 +8,9 @@ import socket
 from collections import Counter
 
 from medianode import clock, telemetry
+from medianode.auth import network
 from medianode.config import Limits, Rtc, split_listen
-from medianode.errors import LimitExceeded, PeerTimeout
+from medianode.errors import LimitExceeded, PeerTimeout, TooManyRequests
 from medianode.protocols import stun
 from medianode.protocols.sdp.plan import Candidate, Fingerprint, RemoteTransport
 from medianode.rtc import interfaces, selftest
@@ -55,6 +56,7 @@ class Endpoint:
         self._by_ufrag: dict[bytes, Peer] = {}
         self._by_address: dict[bytes, Peer] = {}
         self._peers: dict[Peer, None] = {}
+        self._connecting: Counter[str] = Counter()
         self._challenged: dict[bytes, Peer] = {}
         self._addresses: tuple[float, tuple[interfaces.Address, ...]] | None = None
         self.tasks = TaskSet("rtc-dtls", limits.rtc_peers * 2)
@@ -144,16 +146,21 @@ class Endpoint:
         ipv4 = any(sock.family == socket.AF_INET or not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) for sock in sockets)
         return interfaces.reachable(self._addresses[1], ipv4=ipv4, ipv6=ipv6, loopback=loopback)
 
-    def create(self, remote: RemoteTransport, handler: PeerHandler, *, views: bool = False) -> Peer:
-        """A peer that has yet to connect, within `limits.rtc_connect_timeout`. Raises LimitExceeded (`node-full`), InvalidRequest.
+    def create(self, remote: RemoteTransport, handler: PeerHandler, source: str = "", *, views: bool = False) -> Peer:
+        """A peer that has yet to connect, within `limits.rtc_connect_timeout`. Raises LimitExceeded (`node-full`), InvalidRequest, and
+        TooManyRequests where too many of `source` (the client's address) have yet to connect: an offer is cheaply made.
 
         `views`: it has shown no key, and leaves the last places to those who publish.
         """
         bound = viewer_places(self._limits) if views else self._limits.rtc_peers
         if len(self._peers) >= bound:
             raise LimitExceeded(f"{len(self._peers)} WebRTC peers already", code="node-full")
-        peer = Peer(self, remote, handler, self._current())
+        source = network(source)
+        if self._connecting[source] >= self._limits.rtc_connecting_per_source:
+            raise TooManyRequests(f"{self._connecting[source]} WebRTC sessions from this address have yet to connect")
+        peer = Peer(self, remote, handler, self._current(), source)
         self._peers[peer] = None
+        self._connecting[source] += 1
         self.name(peer)
         return peer
 
@@ -283,6 +290,12 @@ class Endpoint:
     def release(self, raw: bytes, peer: Peer) -> None:
         if self._by_address.get(raw) is peer:
             del self._by_address[raw]
+
+    def settled(self, source: str) -> None:
+        """A peer of this source has connected, or is gone without."""
+        self._connecting[source] -= 1
+        if self._connecting[source] <= 0:
+            del self._connecting[source]
 
     def gone(self, peer: Peer, paths: list[bytes], cause: str) -> None:
         for ufrag in peer.ufrags:

@@ -52,6 +52,7 @@ class Peer:
         "_role",
         "_routed",
         "_session",
+        "_source",
         "_wire",
         "address",
         "ancillary",
@@ -67,9 +68,11 @@ class Peer:
         "stream",
     )
 
-    def __init__(self, endpoint: Endpoint, remote: RemoteTransport, handler: PeerHandler, identity: Identity) -> None:
+    def __init__(self, endpoint: Endpoint, remote: RemoteTransport, handler: PeerHandler, identity: Identity, source: str = "") -> None:
         self._endpoint = endpoint
         self._handler = handler
+        self._source: str | None = source
+        """Of whom this is a session that has yet to connect; None once it has."""
         self._identity: Identity | None = identity
         self._fingerprints = dtls.usable(remote.fingerprints)
         self._role: dtls.Role = "client" if remote.setup == "passive" else "server"
@@ -311,6 +314,7 @@ class Peer:
         self.state = "connected"
         self.heard = clock.now()
         self._identity = self._wire = self._handshake = None
+        self._count_out()
         self._fingerprints = ()
         for datagram in wire.rest():
             self.dtls(datagram)
@@ -325,6 +329,12 @@ class Peer:
         """A peer whose media opens has our last DTLS flight, and what was kept for repeating it may go."""
         if self._session is not None:
             self._session.settle()
+
+    def _count_out(self) -> None:
+        """No longer one that has yet to connect."""
+        source, self._source = self._source, None
+        if source is not None:
+            self._endpoint.settled(source)
 
     def _is_closed(self) -> bool:
         return self.state == "closed"
@@ -345,6 +355,7 @@ class Peer:
             self._session.close()
         task, self._handshake = self._handshake, None
         self.state = "closed"
+        self._count_out()
         if task is not None and task is not asyncio.current_task():
             task.cancel()
         if self.stream is not None:

@@ -21,6 +21,8 @@ from soak.program import Program, create_ingress, environment, ingress_status, l
 KILLS = 8
 QUICK = {"INGRESS__HOLD": "1"}
 
+pytestmark = pytest.mark.alone
+
 
 # SIGKILL
 

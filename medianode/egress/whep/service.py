@@ -180,7 +180,7 @@ class WhepService:
         watcher = Watcher(self, lane, grant, sends, source, agent)
         room.count_viewer(DOOR, +1, bound)
         try:
-            watcher.peer = self._endpoint.create(offer.remote, _Handler(watcher), views=True)
+            watcher.peer = self._endpoint.create(offer.remote, _Handler(watcher), source, views=True)
         except MedianodeError:
             room.count_viewer(DOOR, -1, bound)
             raise

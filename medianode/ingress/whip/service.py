@@ -69,7 +69,7 @@ class WhipService:
         most = self._config.limits.tracks_per_publication
         if session.tracks > most:
             raise LimitExceeded(f"expected at most {most} tracks, the offer comes to {session.tracks}", code="too-many-tracks")
-        peer = self._endpoint.create(offer.remote, session)
+        peer = self._endpoint.create(offer.remote, session, source)
         session.bind(peer)
         try:
             session.open(*self._registry.publish(grant, DOOR, source, session.fail))

@@ -18,7 +18,7 @@ from harness.webrtc import Certificate, Recorder, TestPeer, serving
 
 from medianode import clock, tasks
 from medianode.config import Limits, Rtc
-from medianode.errors import InvalidRequest, LimitExceeded, MedianodeError
+from medianode.errors import InvalidRequest, LimitExceeded, MedianodeError, TooManyRequests
 from medianode.protocols import stun
 from medianode.protocols.sdp.plan import Credentials, Fingerprint, RemoteTransport
 from medianode.rtc import dtls
@@ -567,6 +567,22 @@ async def test_the_number_of_peers_is_bounded() -> None:
         assert raised.value.code == "node-full"
         peers[0].close()
         node.create(TestPeer(CERTIFICATE).transport, Recorder())
+
+
+async def test_those_who_ask_and_never_connect_are_bounded_per_address() -> None:
+    async with serving(make({"rtc_connecting_per_source": 2})) as node:
+        offers = [node.create(TestPeer(CERTIFICATE).transport, Recorder(), "192.0.2.1") for _ in range(2)]
+        with pytest.raises(TooManyRequests):
+            node.create(TestPeer(CERTIFICATE).transport, Recorder(), "192.0.2.1")
+        node.create(TestPeer(CERTIFICATE).transport, Recorder(), "192.0.2.2").close()
+        offers[0].close()
+        async with TestPeer(CERTIFICATE) as client:
+            heard = Recorder()
+            peer = node.create(client.transport, heard, "192.0.2.1")
+            await client.connect(peer.local_transport(loopback=True))
+            await asyncio.wait_for(heard.up.wait(), 5)
+            node.create(TestPeer(CERTIFICATE).transport, Recorder(), "192.0.2.1")  # who has connected does not count
+    assert not node._connecting
 
 
 async def test_the_last_places_are_kept_for_publishers() -> None:

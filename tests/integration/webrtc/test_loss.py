@@ -8,6 +8,8 @@ import pytest
 from harness.calls import calling
 from harness.rough import ALL, rough
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.parametrize("loss", [0.05, 0.2])
 async def test_a_viewer_on_a_lossy_path_keeps_its_picture(tmp_path: Path, loss: float) -> None:
