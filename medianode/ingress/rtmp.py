@@ -55,6 +55,8 @@ MAX_UNSENT = 1 << 20
 """Bytes of answers that a peer may leave unread before it is cut off."""
 LINGER = 2.0
 TICK = 0.5
+SECOND_LOOK = 0.1
+READS = 4
 READ_BYTES = 1 << 20
 """At most in one read of a publisher's socket; 50 ms at 160 Mbit/s."""
 _TLS_HANDSHAKE = b"\x16"
@@ -289,18 +291,29 @@ class RtmpSession(asyncio.Protocol):
         if self._raw is None or (interval := self._read_interval()) <= 0:
             self._awake()
             return
-        buffer = self._door.buffer
-        try:
-            count = self._raw.recv_into(buffer)
-        except BlockingIOError:
+        data, ended = self._read(self._raw)
+        if data:
+            self.data_received(data)
+        elif not ended:
             self._door.rest(self, interval)
-            return
-        except OSError:
-            count = 0
-        if count:
-            self.data_received(bytes(buffer[:count]))
-        else:
-            self._awake()  # the end, which is the transport's to see
+        if ended:  # the transport is to see it, and at once: the same encoder may be back already
+            self._awake()
+
+    def _read(self, sock: socket.socket) -> tuple[bytes, bool]:
+        """What is there, at most READS times READ_BYTES, and whether that was the last."""
+        buffer = self._door.buffer
+        data = b""
+        for _ in range(READS):
+            try:
+                count = sock.recv_into(buffer)
+            except BlockingIOError:
+                return data, False
+            except OSError:
+                return data, True
+            if not count:
+                return data, True
+            data += buffer[:count]
+        return data, False
 
     def _awake(self) -> None:
         self._resting = False
@@ -501,7 +514,14 @@ class RtmpSession(asyncio.Protocol):
             grant = await self._door.gatekeeper.publish(Door.RTMP, self._app(), name, source=self._peer, proves=proves)
             if self.transport is None or self.transport.is_closing():
                 return
-            room, publication = self._door.registry.publish(grant, self._scheme, self._peer, self.fail)
+            try:
+                room, publication = self._door.registry.publish(grant, self._scheme, self._peer, self.fail)
+            except Conflict:
+                # the same encoder may be back before the end of its old connection was read, which rests
+                await asyncio.sleep(self._door.config.rtmp.read_interval + SECOND_LOOK)
+                if self.transport is None or self.transport.is_closing():
+                    return
+                room, publication = self._door.registry.publish(grant, self._scheme, self._peer, self.fail)
         except PeerError as e:
             code = "NetStream.Publish.Unauthorized" if isinstance(e, (Unauthorized, Forbidden, NotFound)) else "NetStream.Publish.BadName"
             self._rtmp.reject_publish(event.stream_id, code, e.message)

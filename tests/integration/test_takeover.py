@@ -52,3 +52,12 @@ async def test_reject_keeps_the_first_encoder(tmp_path: Path, path: str, body: d
                 async with publishing(f"{node.rtmp}/live/{stream_key}"):
                     pass
             assert node.daemon.registry.publications == [publication]
+
+
+async def test_an_encoder_that_is_back_at_once_is_let_in(tmp_path: Path) -> None:
+    """Its old connection closed without a word, and the end of it is read a moment later than the new one asks."""
+    async with running(tmp_path) as node:
+        for _ in range(3):
+            async with publishing(f"{node.rtmp}/live/{node.key}") as publisher:
+                await send_second(publisher)
+                await until(lambda: node.on_air)
