@@ -475,7 +475,7 @@ async def test_forbidden_autoplay_with_sound_starts_muted_and_offers_sound(node:
         page = await browser.new_page()
         await page.goto(f"{node.url}/play/live/demo")
         await state(page, "playing")
-        assert await page.evaluate("() => document.querySelector('video').muted")
+        await page.wait_for_function("() => document.querySelector('video').muted")
         await page.click(".unmute")
         await page.wait_for_function("() => !document.querySelector('video').muted")
         assert not await page.is_visible(".unmute")
