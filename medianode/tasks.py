@@ -43,6 +43,16 @@ async def guard(place: str, session: Awaitable[Any]) -> BaseException | None:
     return None
 
 
+def guarded(place: str, step: Callable[..., object], *arguments: Any) -> Exception | None:
+    """`guard` for what is called and not awaited: in a callback, or by the clock. Our fault is reported and returned."""
+    try:
+        step(*arguments)
+    except Exception as e:  # noqa: BLE001 - the other place where a bug is kept to its session
+        report_bug(place, e)
+        return e
+    return None
+
+
 class TaskSet:
     """Sessions of a door: bounded in number, cancelled together. Use as an async context manager."""
 
@@ -117,14 +127,6 @@ class Gate:
         self._peers[peer] -= 1
         if self._peers[peer] <= 0:
             del self._peers[peer]
-
-
-def spared(place: str, step: Callable[..., None], *arguments: Any) -> None:
-    """A look at everything that comes round by the clock: a bug in it is reported, and the next look comes all the same."""
-    try:
-        step(*arguments)
-    except Exception as e:  # noqa: BLE001 - as the docstring says
-        report_bug(place, e)
 
 
 async def every(seconds: float) -> AsyncIterator[float]:

@@ -10,6 +10,7 @@ from msgspec import Meta
 from medianode import clock
 from medianode.api.problems import OPERATOR
 from medianode.api.router import AnyRoute, Call, Empty, Route
+from medianode.api.sessions import Filter
 from medianode.api.shapes import Data, Page, page_of
 from medianode.auth import Permission, Principal
 from medianode.control.projects import Projects
@@ -48,13 +49,6 @@ class ViewerView(msgspec.Struct, rename="camel"):
     dropped: dict[str, int]
     loss: float
     rtt: float
-
-
-class Filter(msgspec.Struct, rename="camel"):
-    app: Annotated[str, Meta(max_length=64, description="Only this app")] = ""
-    room: Annotated[str, Meta(max_length=120, description="Only this room, by its full name")] = ""
-    limit: Annotated[int, Meta(ge=1, le=500)] = 100
-    offset: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
 
 
 class RoomOptionsView(msgspec.Struct, rename="camel"):

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from medianode.media.packet import Gap, Packet
 from medianode.media.track import Track
-from medianode.tasks import report_bug
+from medianode.tasks import guarded
 
 T = TypeVar("T")
 
@@ -48,9 +48,4 @@ class Feed(Protocol):
 
 def tell(method: Callable[[T], None], argument: T) -> bool:
     """Call a method of a Sink. False where it raised: a reader's bug, reported; it reaches neither the publisher nor other readers."""
-    try:
-        method(argument)
-    except Exception as e:  # noqa: BLE001 - as the docstring says
-        report_bug("sink", e)
-        return False
-    return True
+    return guarded("sink", method, argument) is None

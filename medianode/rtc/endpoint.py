@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections import Counter
@@ -19,7 +20,7 @@ from medianode.rtc.handler import PeerHandler
 from medianode.rtc.peer import Peer
 from medianode.rtc.tcp import TcpStream, admit
 from medianode.rtc.udp import DROPPED, WILDCARDS, UdpSocket, small_buffers
-from medianode.tasks import Gate, TaskSet, accept, every, listen_tcp, report_bug, spared
+from medianode.tasks import Gate, TaskSet, accept, every, guarded, listen_tcp
 
 log = logging.getLogger("medianode.rtc")
 ENDED = telemetry.counter("medianode_rtc_peers_ended_total", "WebRTC peers that are gone, by cause", "cause")
@@ -77,14 +78,13 @@ class Endpoint:
         """Bind both ports. Raises OSError when one is taken."""
         if self._socket is not None:
             return
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.shut)
             self._socket = UdpSocket(*split_listen(self._config.listen, "rtc.listen"))
             if self._config.tcp_listen:
                 self._listeners = listen_tcp(*split_listen(self._config.tcp_listen, "rtc.tcp_listen"))
                 self.tcp_port = int(self._listeners[0].getsockname()[1])
-        except BaseException:
-            self.shut()
-            raise
+            undo.pop_all()
         for key, size in small_buffers(self._socket.buffers):
             log.warning("%s allows %d bytes; bursts of many viewers want %d: sysctl -w %s=8388608", key, size, 8 << 20, key)
 
@@ -197,27 +197,29 @@ class Endpoint:
             peer.media(data, clock.now())
 
     def _other(self, raw: bytes, data: bytes, control: bytes) -> None:
-        try:
-            if data[0] > 19:
-                peer = self._by_address.get(raw)
-                if peer is None:
-                    _UNKNOWN.value += 1
-                else:
-                    peer.dtls(data)
-            elif data.startswith(BINDING_SUCCESS):
-                challenged = self._challenged.get(data[8:20])
-                if challenged is None:
-                    DROPPED.labels("stun-unknown").value += 1
-                else:
-                    challenged.answered(data, self.datagrams.source(raw, control))
-            elif data[0] < 4:
-                found = self._asked(data)
-                if found is not None:
-                    found[0].check(data, found[1], self.datagrams.source(raw, control))
+        """A bug is kept to its datagram: the next ones of this turn are other peers'."""
+        guarded("rtc", self._sort, raw, data, control)
+
+    def _sort(self, raw: bytes, data: bytes, control: bytes) -> None:
+        """RFC 7983."""
+        if data[0] > 19:
+            peer = self._by_address.get(raw)
+            if peer is None:
+                _UNKNOWN.value += 1
             else:
-                _GARBAGE.value += 1
-        except Exception as e:  # noqa: BLE001 - a bug is kept to its datagram: the next ones of this turn are other peers'
-            report_bug("rtc", e)
+                peer.dtls(data)
+        elif data.startswith(BINDING_SUCCESS):
+            challenged = self._challenged.get(data[8:20])
+            if challenged is None:
+                DROPPED.labels("stun-unknown").value += 1
+            else:
+                challenged.answered(data, self.datagrams.source(raw, control))
+        elif data[0] < 4:
+            found = self._asked(data)
+            if found is not None:
+                found[0].check(data, found[1], self.datagrams.source(raw, control))
+        else:
+            _GARBAGE.value += 1
 
     def _asked(self, data: bytes) -> tuple[Peer, bytes] | None:
         """Of a check: whose, and by which of its ufrags. No HMAC yet: floods end here."""
@@ -230,27 +232,27 @@ class Endpoint:
 
     def framed(self, stream: TcpStream, data: bytes) -> None:
         """One datagram by TCP. The first must be a check of a peer's; a stranger's connection is closed."""
-        try:
-            if data[0] < 4:
-                found = self._asked(data)
-                if found is not None and stream.peer in (None, found[0]):
-                    found[0].check_framed(data, found[1], stream)
-                elif stream.peer is None:
-                    stream.close("stranger")
-                else:
-                    DROPPED.labels("stun-another").value += found is not None
-            elif not isinstance(stream.peer, Peer):
-                _GARBAGE.value += 1
-                stream.close("garbage")
-            elif data[0] > 127:
-                stream.peer.media(data, clock.now())
-            elif 19 < data[0] < 64:
-                stream.peer.dtls(data)
-            else:
-                _GARBAGE.value += 1
-        except Exception as e:  # noqa: BLE001 - as in _other
-            report_bug("rtc", e)
+        if guarded("rtc", self._sort_framed, stream, data) is not None:
             stream.close("bug")
+
+    def _sort_framed(self, stream: TcpStream, data: bytes) -> None:
+        if data[0] < 4:
+            found = self._asked(data)
+            if found is not None and stream.peer in (None, found[0]):
+                found[0].check_framed(data, found[1], stream)
+            elif stream.peer is None:
+                stream.close("stranger")
+            else:
+                DROPPED.labels("stun-another").value += found is not None
+        elif not isinstance(stream.peer, Peer):
+            _GARBAGE.value += 1
+            stream.close("garbage")
+        elif data[0] > 127:
+            stream.peer.media(data, clock.now())
+        elif 19 < data[0] < 64:
+            stream.peer.dtls(data)
+        else:
+            _GARBAGE.value += 1
 
     def _accepted(self, sock: socket.socket, host: str) -> None:
         stream = admit(sock, host, self._gate, self, self._limits.rtc_tcp_unsent_bytes)
@@ -312,7 +314,7 @@ class Endpoint:
         async for now in every(TICK):
             # else it was us who did not listen: what waits in the socket comes first
             if now - last <= TICK + STALL:
-                spared("rtc", self._put_out, now)
+                guarded("rtc", self._put_out, now)
             last = now
 
     def _put_out(self, now: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from medianode import clock, telemetry
@@ -16,7 +17,7 @@ from medianode.rtc.ice import Check, IceLite
 from medianode.rtc.srtp import Keys, Opener, Sealer
 from medianode.rtc.tcp import TcpStream
 from medianode.rtc.udp import DROPPED, Ancillary, Sockaddr, Source, plain, text
-from medianode.tasks import report_bug
+from medianode.tasks import guarded
 
 if TYPE_CHECKING:
     from medianode.rtc.endpoint import Endpoint
@@ -158,13 +159,7 @@ class Peer:
         self.received += 1
         if self.received == 1:
             self._settle()
-        try:
-            if rtcp:
-                self._handler.rtcp(packet, now)
-            else:
-                self._handler.rtp(packet, now)
-        except Exception as e:  # noqa: BLE001 - a bug of the handler's ends this peer, nobody else
-            self._bug(e)
+        self._tell(self._handler.rtcp if rtcp else self._handler.rtp, packet, now)
 
     def dtls(self, data: bytes) -> None:
         if self._session is not None:
@@ -320,10 +315,7 @@ class Peer:
             self.dtls(datagram)
         if self._is_closed():  # the rest was a goodbye
             return
-        try:
-            self._handler.connected()
-        except Exception as e:  # noqa: BLE001 - as in media()
-            self._bug(e)
+        self._tell(self._handler.connected)
 
     def _settle(self) -> None:
         """A peer whose media opens has our last DTLS flight, and what was kept for repeating it may go."""
@@ -366,11 +358,10 @@ class Peer:
         self._session = self._wire = self._opener = self.sealer = None
         handler = self._handler
         del self._handler  # it mostly holds this peer, and a ring of both would wait for the collector
-        try:
-            handler.closed(error)
-        except Exception as e:  # noqa: BLE001 - as in media()
-            report_bug("rtc-peer", e)
+        guarded("rtc-peer", handler.closed, error)
 
-    def _bug(self, error: Exception) -> None:
-        report_bug("rtc-peer", error)
-        self.close(MedianodeError(f"internal error: {type(error).__name__}"))
+    def _tell(self, method: Callable[..., None], *arguments: object) -> None:
+        """A bug of the handler's ends this peer and nobody else."""
+        error = guarded("rtc-peer", method, *arguments)
+        if error is not None:
+            self.close(MedianodeError(f"internal error: {type(error).__name__}"))

@@ -7,15 +7,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import struct
+from collections.abc import Awaitable
 
 import aiortc
 import OpenSSL
 import pylibsrtp
 
-from medianode.errors import ConfigError, PeerError
+from medianode.errors import ConfigError
 from medianode.rtc import dtls, srtp
 from medianode.rtc.dtls import Established, Identity, Shake, Wire
 from medianode.rtc.srtp import Keys, Opener, Profile, Sealer
@@ -34,41 +34,47 @@ async def run() -> tuple[str, ...]:
     """One sentence for each thing that no longer fits. Raises ConfigError where not even the public APIs do."""
     found: list[str] = []
     if srtp.RAW.usable:
-        why = raw_srtp()
+        why = await _why(raw_srtp())
         if why:
             srtp.RAW.usable = False
             found.append(f"pylibsrtp {pylibsrtp.__version__}: {why}; packets are sealed by its public API, which is slower")
     elif ffi is None:
         found.append(f"pylibsrtp {pylibsrtp.__version__} has no raw binding where we look; packets are sealed by its public API, slower")
     if dtls.DRIVER.shake is dtls.shake_by_aiortc:
-        why = await handshake(dtls.shake_by_aiortc)
+        why = await _why(handshake(dtls.shake_by_aiortc))
         if why:
             dtls.DRIVER.shake = dtls.shake_directly
             found.append(f"aiortc {aiortc.__version__}: {why}; DTLS is done by pyOpenSSL {OpenSSL.__version__} directly")
     if dtls.DRIVER.shake is dtls.shake_directly:
-        why = await handshake(dtls.shake_directly)
+        why = await _why(handshake(dtls.shake_directly))
         if why:
             raise ConfigError(f"WebRTC cannot work with pyOpenSSL {OpenSSL.__version__}: {why}; install the versions of the lock file")
     return tuple(found)
 
 
-def raw_srtp() -> str:
-    """Empty when the raw call writes the same bytes in place as the public one returns, for every profile."""
+async def _why(check: Awaitable[str]) -> str:
+    """What the check found. A changed library may raise anything: at the start of the process that is a finding too."""
     try:
-        for profile in Profile:
-            keys = Keys(profile, bytes(range(profile.key_length + profile.salt_length)))
-            raw, public = Sealer(keys), Sealer(keys)
-            place = bytearray(_RTP + bytes(profile.tag))
-            length = ffi.new("int *", len(_RTP))
-            status = lib.srtp_protect(raw.handle, ffi.from_buffer("char[]", place), length)
-            if status != 0:
-                return f"srtp_protect returned {status} for {profile.name}"
-            if bytes(place[: length[0]]) != public.protect(_RTP):
-                return f"srtp_protect does not do what Session.protect does for {profile.name}"
-            if len(place) != length[0]:
-                return f"{profile.name} adds {length[0] - len(_RTP)} bytes, expected {profile.tag}"
-    except Exception as e:  # noqa: BLE001 - whatever a private binding does when it has changed: that is the finding
-        return f"the raw binding raised {type(e).__name__}: {e}"
+        return await check
+    except Exception as e:  # noqa: BLE001 - as the docstring says
+        root = e.exceptions[0] if isinstance(e, ExceptionGroup) else e
+        return f"it raised {type(root).__name__}: {root}"
+
+
+async def raw_srtp() -> str:
+    """Empty when the raw call writes the same bytes in place as the public one returns, for every profile."""
+    for profile in Profile:
+        keys = Keys(profile, bytes(range(profile.key_length + profile.salt_length)))
+        raw, public = Sealer(keys), Sealer(keys)
+        place = bytearray(_RTP + bytes(profile.tag))
+        length = ffi.new("int *", len(_RTP))
+        status = lib.srtp_protect(raw.handle, ffi.from_buffer("char[]", place), length)
+        if status != 0:
+            return f"srtp_protect returned {status} for {profile.name}"
+        if bytes(place[: length[0]]) != public.protect(_RTP):
+            return f"srtp_protect does not do what Session.protect does for {profile.name}"
+        if len(place) != length[0]:
+            return f"{profile.name} adds {length[0] - len(_RTP)} bytes, expected {profile.tag}"
     return ""
 
 
@@ -78,26 +84,19 @@ async def handshake(shake: Shake) -> str:
     wires: list[Wire] = []
     client, server = (Wire(functools.partial(_carry, wires, other)) for other in (1, 0))
     wires += [client, server]
-    try:
-        ends: list[Established] = []
-        async with asyncio.timeout(TIMEOUT), asyncio.TaskGroup() as group:
-            group.create_task(_end(shake, identity, "server", server, ends))
-            group.create_task(_end(shake, identity, "client", client, ends))
-        if len(ends) != 2:
-            return "its DTLS transport did not shake hands on our wire"
-        one, two = ends
-        if one.outbound != two.inbound or one.inbound != two.outbound:
-            return "the two ends of a handshake got different keys"
-        if Opener(two.inbound).unprotect_rtcp(Sealer(one.outbound).protect_rtcp(_RTCP)) != _RTCP:
-            return "what one end sealed the other did not open"
-    except (TimeoutError, PeerError) as e:
-        return f"the handshake failed: {e or 'timeout'}"
+    async with asyncio.timeout(TIMEOUT), asyncio.TaskGroup() as group:
+        first = group.create_task(_end(shake, identity, "server", server))
+        second = group.create_task(_end(shake, identity, "client", client))
+    one, two = first.result(), second.result()
+    if one.outbound != two.inbound or one.inbound != two.outbound:
+        return "the two ends of a handshake got different keys"
+    if Opener(two.inbound).unprotect_rtcp(Sealer(one.outbound).protect_rtcp(_RTCP)) != _RTCP:
+        return "what one end sealed the other did not open"
     return ""
 
 
-async def _end(shake: Shake, identity: Identity, role: dtls.Role, wire: Wire, ends: list[Established]) -> None:
-    with contextlib.suppress(Exception):  # what a changed library raises: the count of ends tells
-        ends.append(await shake(identity, role, (identity.fingerprint,), wire))
+async def _end(shake: Shake, identity: Identity, role: dtls.Role, wire: Wire) -> Established:
+    return await shake(identity, role, (identity.fingerprint,), wire)
 
 
 def _carry(wires: list[Wire], to: int, datagram: bytes) -> None:

@@ -38,7 +38,7 @@ from medianode.protocols.sdp.fragment import answer_fragment, parse_fragment
 from medianode.protocols.sdp.parse import Offer, parse_offer
 from medianode.protocols.sdp.plan import Credentials, LocalTransport
 from medianode.rtc.endpoint import viewer_places
-from medianode.tasks import every, spared
+from medianode.tasks import every, guarded
 
 DoorName = Literal["whip", "whep"]
 log = logging.getLogger("medianode.rtc")
@@ -141,7 +141,7 @@ class Signalling:
 
     async def serve(self) -> None:
         async for _ in every(SWEEP):
-            spared("signalling", self.sweep)
+            guarded("signalling", self.sweep)
 
     def sweep(self) -> None:
         for key in [key for key, resource in self._resources.items() if resource.session.closed]:

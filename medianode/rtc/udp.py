@@ -287,15 +287,13 @@ def _bound(host: str | None, port: int) -> socket.socket:
 
 
 def _open(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_DGRAM)
-    try:
+    with contextlib.ExitStack() as undo:
+        sock = undo.enter_context(socket.socket(family, socket.SOCK_DGRAM))
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if host == "::" else 1)
         sock.setblocking(False)
         sock.bind((host, port))
-    except BaseException:
-        sock.close()
-        raise
+        undo.pop_all()
     return sock
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from medianode.rtc.endpoint import Endpoint
 from medianode.rtc.fanout import Broadcast
 from medianode.rtc.peer import Peer
 from medianode.rtc.signalling import Joined
-from medianode.tasks import TaskSet, background, every, spared
+from medianode.tasks import TaskSet, background, every, guarded
 from medianode.transcode.want import Want
 
 log = logging.getLogger("medianode.whep")
@@ -159,7 +160,7 @@ class WhepService:
         try:
             async with self._tasks, background(*([self._crew.serve()] if self._crew is not None else [])):
                 async for now in every(1.0):
-                    spared("whep", self._layers.look, now)
+                    guarded("whep", self._layers.look, now)
         finally:
             for watcher in tuple(self.watchers.values()):
                 watcher.close(PeerGone("the server is stopping", code="shutdown"))
@@ -175,15 +176,16 @@ class WhepService:
         """Raises UnsupportedMedia (no codec in common), LimitExceeded (`node-full`, `room-full`), NotFound `no-programme`."""
         room = self._registry.on_air(grant.project_id, grant.room)
         lane = await self._lane_for(room, offered_codecs(offer), grant)
+        if lane.closed or lane.ended:
+            raise NotFound(f"the stream of room {room.name} has just ended", code="no-programme")
         sends = self._sends(lane, offer)
         bound = self._config.limits.viewers_per_room
         watcher = Watcher(self, lane, grant, sends, source, agent)
         room.count_viewer(DOOR, +1, bound)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(room.count_viewer, DOOR, -1, bound)
             watcher.peer = self._endpoint.create(offer.remote, _Handler(watcher), source, views=True)
-        except MedianodeError:
-            room.count_viewer(DOOR, -1, bound)
-            raise
+            undo.pop_all()
         lane.join(watcher)
         self.watchers[watcher.id] = watcher
         ssrcs = lane.broadcast.ssrcs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 
 from medianode import clock
@@ -18,7 +19,7 @@ from medianode.routing.registry import Registry
 from medianode.rtc.endpoint import Endpoint
 from medianode.rtc.peer import Peer
 from medianode.rtc.signalling import Joined
-from medianode.tasks import report_bug
+from medianode.tasks import guarded
 
 TICK = 0.02
 """Seconds between looks at what each session has to say: a request for a lost packet may be late by so much."""
@@ -71,13 +72,12 @@ class WhipService:
             raise LimitExceeded(f"expected at most {most} tracks, the offer comes to {session.tracks}", code="too-many-tracks")
         peer = self._endpoint.create(offer.remote, session, source)
         session.bind(peer)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(peer.close, PeerGone("the session could not be opened", code="refused"))
             session.open(*self._registry.publish(grant, DOOR, source, session.fail))
             local = peer.local_transport(loopback=source in ("127.0.0.1", "::1"))
             answer = answer_whip(offer, local, receives)
-        except BaseException as e:
-            peer.close(e if isinstance(e, MedianodeError) else PeerGone("the session could not be opened", code="internal"))
-            raise
+            undo.pop_all()
         self.sessions.add(session)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(TICK, self._tick)
@@ -90,10 +90,7 @@ class WhipService:
         self._timer = None
         now = clock.now()
         for session in tuple(self.sessions):
-            try:
-                session.tick(now)
-            except Exception as e:  # noqa: BLE001 - a bug is kept to its session
-                report_bug("whip", e)
+            if guarded("whip", session.tick, now) is not None:
                 session.fail(PeerGone("internal error", code="internal"))
         if self.sessions:
             self._timer = asyncio.get_running_loop().call_later(TICK, self._tick)

@@ -17,7 +17,6 @@ from medianode.events import Bus, Event
 from medianode.media.packet import Gap, Packet
 from medianode.media.queue import Bounds, PacketQueue, Policy
 from medianode.media.track import Track
-from medianode.routing import feed as feed_module
 from medianode.routing import publication as publication_module
 from medianode.routing.publication import Publication
 from medianode.routing.registry import Registry
@@ -132,7 +131,7 @@ async def test_a_reader_with_a_bug_harms_neither_the_room_nor_its_neighbours(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     bugs: list[BaseException] = []
-    for module in (tasks, feed_module, publication_module):
+    for module in (tasks, publication_module):
         monkeypatch.setattr(module, "report_bug", lambda place, error: bugs.append(error))
     publication = publish(registry)
     on_air(publication)
