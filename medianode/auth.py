@@ -16,8 +16,9 @@ from medianode.media.track import Kind
 
 
 class Door(StrEnum):
-    """How media comes in; also the kind of an Ingress."""
+    """How media comes in; also the kind of an Ingress. `ANY` is a kind only: its key opens every door that encoders come by."""
 
+    ANY = "any"
     RTMP = "rtmp"
     WHIP = "whip"
     URL = "url"
@@ -32,10 +33,12 @@ class Takeover(StrEnum):
 
 
 class Permission(StrEnum):
-    """What an API key may do. `admin` may do all; `live` may also view."""
+    """What an API key may do. `admin` may do all; `live` may also view. `video` and `moderate` are for jobs on files."""
 
     ADMIN = "admin"
     LIVE = "live"
+    MODERATE = "moderate"
+    VIDEO = "video"
     VIEW = "view"
 
 
@@ -44,6 +47,8 @@ class PublishGrant:
     """Leave to publish as `identity` into `room` (canonical). `hold`: seconds that the publication waits for its encoder to come back.
 
     `ingress_id` is None for a room token, and in a project open to key-less publishing. `kinds`: what may be published.
+    `max_height`: lines of picture that players may get, 0 for any; `max_duration`: seconds on air, 0 for ever. `max_bitrate`: bit/s, 0
+    for any.
     """
 
     project_id: str
@@ -58,11 +63,18 @@ class PublishGrant:
     enable_transcoding: bool = True
     bypass_transcoding: bool = False
     kinds: frozenset[Kind] = frozenset(Kind)
+    max_height: int = 0
+    max_duration: float = 0.0
+    max_bitrate: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadGrant:
-    """Leave to view `room` (canonical). `identity` is the token's, or empty; `expires_at` is wallclock, or None."""
+    """Leave to view `room` (canonical). `identity` is the token's, or empty; `expires_at` is wallclock, or None.
+
+    `token_id` (a token's `jti`) and `key_id` (an API key's) tell by what it was given, so that revoking that ends the view. `playback_id`:
+    the live stream's public name that was asked for, or empty. `max_viewers`: of the project, 0 for any number.
+    """
 
     project_id: str
     slug: str
@@ -71,6 +83,10 @@ class ReadGrant:
     expires_at: float | None = None
     audio_only: bool = False
     hidden: bool = False
+    token_id: str = ""
+    key_id: str = ""
+    playback_id: str = ""
+    max_viewers: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,6 +106,18 @@ class Rtc(Section, frozen=True):
     workers: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
 
 
+class Outbound(Section, frozen=True):
+    allow: tuple[str, ...] = ()
+
+
+class Webhooks(Section, frozen=True):
+    timeout: Positive = 10.0
+    first_retry: Positive = 5.0
+    last_retry: Positive = 21_600.0
+    retention: Positive = 604_800.0
+    audit_retention: Positive = 31_536_000.0
+
+
 class Limits(Section, frozen=True):
     """Every bound in the code."""
 
@@ -152,6 +164,13 @@ class Limits(Section, frozen=True):
     rtc_history_bytes: Count = 16 * 1024 * 1024
     rtc_unsent_bytes: Count = 8 * 1024 * 1024
     rtc_tcp_unsent_bytes: Count = 1024 * 1024
+    webhook_endpoints: Count = 50
+    webhook_connections: Count = 8
+    webhook_response_bytes: Count = 65_536
+    event_streams: Count = 100
+    unwritten_facts: Count = 10_000
+    push_targets: Count = 100
+    push_targets_per_room: Count = 10
     shutdown_grace: Positive = 8.0
 
 
@@ -168,6 +187,8 @@ class Config(Section, frozen=True):
     mjpeg: Mjpeg = Mjpeg()
     ws_jpeg: WsJpeg = WsJpeg()
     rtc: Rtc = Rtc()
+    outbound: Outbound = Outbound()
+    webhooks: Webhooks = Webhooks()
     limits: Limits = Limits()
 
 

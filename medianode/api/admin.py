@@ -17,7 +17,7 @@ from medianode.control.keys import Keys
 from medianode.control.projects import Projects
 from medianode.errors import Conflict, Forbidden, NotFound
 from medianode.store.keys import ApiKey
-from medianode.store.projects import Project
+from medianode.store.projects import Project, Viewing
 
 Slug = Annotated[str, Meta(max_length=64, description="a-z 0-9 _ -, a letter or digit at both ends")]
 
@@ -33,7 +33,7 @@ class ProjectView(msgspec.Struct, rename="camel"):
     id: str
     slug: str
     name: str
-    viewing: Literal["public", "token"]
+    viewing: Viewing
     open_publish: bool
     token_issuer: str
     created_at: str
@@ -42,14 +42,14 @@ class ProjectView(msgspec.Struct, rename="camel"):
 class NewProject(msgspec.Struct, rename="camel"):
     slug: Slug
     name: Text = ""
-    viewing: Literal["public", "token"] = "public"
+    viewing: Viewing = "public"
     open_publish: bool = False
 
 
 class ProjectChange(msgspec.Struct, rename="camel"):
     """What is absent stays as it is."""
 
-    viewing: Literal["public", "token"] | None = None
+    viewing: Viewing | None = None
     open_publish: bool | None = None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -72,11 +72,25 @@ def storable(value: str) -> bool:
 class Transaction:
     """One transaction; what the functions of store work with. `secrets` seals and opens columns."""
 
-    __slots__ = ("_connection", "secrets")
+    __slots__ = ("_connection", "_once_committed", "secrets")
 
     def __init__(self, connection: AsyncConnection, secrets: Secrets) -> None:
         self._connection = connection
+        self._once_committed: dict[Callable[[], None], None] = {}
         self.secrets = secrets
+
+    @property
+    def dialect(self) -> str:
+        """`sqlite` or `postgresql`."""
+        return self._connection.dialect.name
+
+    def once_committed(self, call: Callable[[], None]) -> None:
+        """Have it called after the commit; once, however often it was asked for; never, where the transaction is undone."""
+        self._once_committed[call] = None
+
+    def committed(self) -> None:
+        for call in self._once_committed:
+            call()
 
     async def all(self, statement: Executable) -> Sequence[RowMapping]:
         return (await self._connection.execute(statement)).mappings().all()
@@ -119,7 +133,9 @@ class Database:
         async with self._turns:
             with storage_errors():
                 async with self._writer.begin() as connection:
-                    yield Transaction(connection, self.secrets)
+                    tx = Transaction(connection, self.secrets)
+                    yield tx
+        tx.committed()
 
     async def ping(self) -> None:
         """For /readyz. Raises StorageError."""

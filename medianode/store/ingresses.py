@@ -19,7 +19,8 @@ class Ingress:
     """`kind` is an auth.Door, `takeover` an auth.Takeover, `state` a control.ingress_state.State, as text. `room` is canonical,
     `room_name` as given.
 
-    `started_at` and `ended_at` are of the newest session; instants are wallclock.
+    `started_at` and `ended_at` are of the newest session; instants are wallclock. `disabled_at`: no encoder is let in since.
+    `node_id`: the node that has its session, while there is one.
     """
 
     id: str
@@ -41,6 +42,8 @@ class Ingress:
     started_at: float | None = None
     ended_at: float | None = None
     created_at: float
+    disabled_at: float | None = None
+    node_id: str | None = None
 
 
 async def insert_ingress(tx: Transaction, ingress: Ingress) -> None:

@@ -15,7 +15,10 @@ _table = schema.api_keys
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """`project_id` None: good for the whole node. Instants are wallclock."""
+    """`project_id` None: good for the whole node. `allowed_addresses`: networks (CIDR) that it may be used from; None: any.
+
+    `previous_hash`: after a rotation the old key is good until `previous_until`. Instants are wallclock.
+    """
 
     id: str
     project_id: str | None
@@ -25,6 +28,10 @@ class ApiKey:
     created_at: float
     last_used_at: float | None = None
     revoked_at: float | None = None
+    expires_at: float | None = None
+    allowed_addresses: tuple[str, ...] | None = None
+    previous_hash: bytes | None = None
+    previous_until: float | None = None
 
 
 async def insert_key(tx: Transaction, key: ApiKey) -> None:
@@ -36,6 +43,8 @@ async def insert_key(tx: Transaction, key: ApiKey) -> None:
             hash=key.hash,
             permissions=sorted(key.permissions),
             created_at=key.created_at,
+            expires_at=key.expires_at,
+            allowed_addresses=None if key.allowed_addresses is None else list(key.allowed_addresses),
         )
     )
 
@@ -76,4 +85,9 @@ async def used(tx: Transaction, instants: Mapping[str, float]) -> None:
 
 def _key(row: RowMapping) -> ApiKey:
     values = dict(row)
-    return ApiKey(**{**values, "hash": bytes(values["hash"]), "permissions": frozenset(values["permissions"])})
+    previous, addresses = values["previous_hash"], values["allowed_addresses"]
+    values["hash"] = bytes(values["hash"])
+    values["permissions"] = frozenset(values["permissions"])
+    values["previous_hash"] = None if previous is None else bytes(previous)
+    values["allowed_addresses"] = None if addresses is None else tuple(addresses)
+    return ApiKey(**values)

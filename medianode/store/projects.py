@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+import msgspec
 from sqlalchemy import RowMapping, func, insert, or_, select, update
 
 from medianode.store import schema
 from medianode.store.database import Transaction, storable
 
-Viewing = Literal["public", "token"]
+Viewing = Literal["public", "token", "signed"]
 _table = schema.projects
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """`viewing`: who may view its rooms without being asked, everybody or holders of a token. `open_publish`: publishing needs no key.
+    """`viewing`: who may view its rooms: everybody (`public`), holders of a room token, an API key or a signed link (`token`), of a
+    signed link or an API key only (`signed`). `open_publish`: publishing needs no key. `limits`: of this tenant, by name; absent is no
+    limit: `rooms`, `publishers`, `viewers` (numbers), `bitrate` (bit/s of one publisher), `disk` (bytes). `storage`: where its files go
+    by default, as `control.projects` reads it; it holds secrets.
 
     `jwt_key_id` and `jwt_secret` sign its tokens. `created_at` is wallclock.
     """
@@ -29,11 +34,14 @@ class Project:
     jwt_key_id: str
     jwt_secret: str = field(repr=False)
     created_at: float
+    limits: Mapping[str, int] = field(default_factory=dict)
+    storage: Mapping[str, Any] | None = field(default=None, repr=False)
 
 
 async def insert_project(tx: Transaction, project: Project) -> None:
     """Raises Conflict if the slug is taken."""
-    values = {name: getattr(project, name) for name in _PLAIN}
+    values: dict[str, Any] = {name: getattr(project, name) for name in _PLAIN}
+    values |= {"limits": dict(project.limits) or None, "storage": _seal_storage(tx, project.id, project.storage)}
     await tx.change(insert(_table).values(jwt_secret=tx.secrets.seal(project.jwt_secret, _place(project.id)), **values))
 
 
@@ -80,5 +88,19 @@ def _place(project_id: str) -> str:
     return f"projects:jwt_secret:{project_id}"
 
 
+def _storage_place(project_id: str) -> str:
+    return f"projects:storage:{project_id}"
+
+
+def _seal_storage(tx: Transaction, project_id: str, storage: Mapping[str, Any] | None) -> bytes | None:
+    return None if storage is None else tx.secrets.seal(msgspec.json.encode(storage).decode(), _storage_place(project_id))
+
+
 def _project(tx: Transaction, row: RowMapping) -> Project:
-    return Project(jwt_secret=tx.secrets.open(row["jwt_secret"], _place(row["id"])), **{name: row[name] for name in _PLAIN})
+    sealed = row["storage"]
+    return Project(
+        jwt_secret=tx.secrets.open(row["jwt_secret"], _place(row["id"])),
+        limits=row["limits"] or {},
+        storage=None if sealed is None else msgspec.json.decode(tx.secrets.open(sealed, _storage_place(row["id"]))),
+        **{name: row[name] for name in _PLAIN},
+    )

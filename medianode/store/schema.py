@@ -5,7 +5,24 @@ Instants are `clock.wallclock()` (seconds since the epoch, UTC). `sealed` column
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, Boolean, Column, Double, ForeignKey, Index, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+Serial = BigInteger().with_variant(Integer, "sqlite")
+"""Counts up and is never used twice: tables with it have `sqlite_autoincrement`, or SQLite would give the last number again."""
 
 metadata = MetaData(
     naming_convention={
@@ -34,6 +51,8 @@ projects = Table(
     Column("jwt_key_id", String(64), nullable=False, unique=True),
     Column("jwt_secret", LargeBinary, nullable=False),  # sealed
     Column("created_at", Double, nullable=False),
+    Column("limits", JSON, nullable=True),
+    Column("storage", LargeBinary, nullable=True),  # sealed JSON: it may hold a secret key
 )
 
 api_keys = Table(
@@ -47,6 +66,10 @@ api_keys = Table(
     Column("created_at", Double, nullable=False),
     Column("last_used_at", Double, nullable=True),
     Column("revoked_at", Double, nullable=True),
+    Column("expires_at", Double, nullable=True),
+    Column("allowed_addresses", JSON, nullable=True),
+    Column("previous_hash", LargeBinary(32), nullable=True, unique=True),  # after a rotation, good until previous_until
+    Column("previous_until", Double, nullable=True),
     Index(None, "project_id"),
 )
 
@@ -73,6 +96,212 @@ ingresses = Table(
     Column("started_at", Double, nullable=True),
     Column("ended_at", Double, nullable=True),
     Column("created_at", Double, nullable=False),
+    Column("disabled_at", Double, nullable=True),
+    Column("node_id", String(32), nullable=True),  # the node that last wrote its state, while that is BUFFERING or ACTIVE
     Index(None, "project_id", "room"),
     Index(None, "project_id", "created_at"),
+)
+
+# a daemon that shares the database; `seen_at` is renewed every few seconds while it lives
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("started_at", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
+)
+
+# the broadcast policy that makes an ingress a live stream
+live_streams = Table(
+    "live_streams",
+    metadata,
+    Column("ingress_id", String(32), ForeignKey("ingresses.id", ondelete="CASCADE"), primary_key=True),
+    Column("reconnect_window", Double, nullable=False),
+    Column("max_duration", Double, nullable=False),
+    Column("max_resolution", String(8), nullable=False),
+    Column("audio_only", Boolean, nullable=False),
+    Column("latency_mode", String(16), nullable=False),
+    Column("enable_recording", Boolean, nullable=False),
+    Column("enable_dvr", Boolean, nullable=False),
+    Column("media_policy", String(16), nullable=False),
+    Column("metadata", JSON, nullable=False),
+    Column("test", Boolean, nullable=False),
+    Column("srt_secret", LargeBinary, nullable=False),  # sealed
+    Column("updated_at", Double, nullable=False),
+)
+
+playback_ids = Table(
+    "playback_ids",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("ingress_id", String(32), ForeignKey("ingresses.id", ondelete="CASCADE"), nullable=False),
+    Column("access_policy", String(16), nullable=False),
+    Column("restrictions", JSON, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Index(None, "ingress_id"),
+)
+
+# public halves only: the private one is shown once
+signing_keys = Table(
+    "signing_keys",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("project_id", String(32), ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("public_key", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Index(None, "project_id"),
+)
+
+push_targets = Table(
+    "push_targets",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("project_id", String(32), ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("ingress_id", String(32), ForeignKey("ingresses.id", ondelete="CASCADE"), nullable=True),
+    Column("room", String(120), nullable=False),
+    Column("url", LargeBinary, nullable=False),  # sealed: it may hold a key
+    Column("stream_key", LargeBinary, nullable=True),  # sealed
+    Column("alternate_url", LargeBinary, nullable=True),  # sealed
+    Column("enabled", Boolean, nullable=False),
+    Column("metadata", JSON, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("error_code", String(64), nullable=False),
+    Column("error_message", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Index(None, "project_id", "room"),
+    Index(None, "ingress_id"),
+)
+
+view_links = Table(
+    "view_links",
+    metadata,
+    Column("id", String(32), primary_key=True),  # the `jti` of its token
+    Column("project_id", String(32), ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("room", String(120), nullable=False),
+    Column("identity", String(128), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("revoked_at", Double, nullable=True),
+    Index(None, "project_id", "created_at"),
+    Index(None, "expires_at"),
+)
+
+# tokens that were revoked before they expired, by their `jti`; kept until they would have expired
+revoked_tokens = Table(
+    "revoked_tokens",
+    metadata,
+    Column("project_id", String(32), ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+    Column("jti", String(128), primary_key=True),
+    Column("expires_at", Double, nullable=False),
+    Column("revoked_at", Double, nullable=False),
+    Index(None, "expires_at"),
+)
+
+# no foreign keys: what was done outlives whom it was done to
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("project_id", String(32), nullable=True),
+    Column("actor", String(64), nullable=False),
+    Column("source", String(64), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("target", String(160), nullable=False),
+    Column("details", JSON, nullable=False),
+    Index(None, "project_id", "id"),
+    Index(None, "at"),
+    sqlite_autoincrement=True,
+)
+
+webhook_endpoints = Table(
+    "webhook_endpoints",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("project_id", String(32), ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("url", LargeBinary, nullable=False),  # sealed: it may hold a token
+    Column("events", JSON, nullable=False),
+    Column("dialect", String(16), nullable=False),
+    Column("profile", String(16), nullable=False),
+    Column("secret", LargeBinary, nullable=True),  # sealed
+    Column("previous_secret", LargeBinary, nullable=True),  # sealed; good until previous_until
+    Column("previous_until", Double, nullable=True),
+    Column("headers", LargeBinary, nullable=True),  # sealed JSON
+    Column("enabled", Boolean, nullable=False),
+    Column("probe_status", Integer, nullable=True),
+    Column("probe_error", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Index(None, "project_id"),
+)
+
+# the outbox: every fact, in the order that it was committed in
+events = Table(
+    "events",
+    metadata,
+    Column("cursor", Serial, primary_key=True),
+    Column("id", String(36), nullable=False, unique=True),
+    Column("project_id", String(32), ForeignKey("projects.id", ondelete="CASCADE"), nullable=True),
+    Column("stream", String(160), nullable=False),
+    Column("type", String(64), nullable=False),
+    Column("at", Double, nullable=False),
+    Column("data", JSON, nullable=False),
+    Index(None, "project_id", "cursor"),
+    Index(None, "at"),
+    sqlite_autoincrement=True,
+)
+
+# one event for one endpoint, in its words
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("endpoint_id", String(32), ForeignKey("webhook_endpoints.id", ondelete="CASCADE"), nullable=False),
+    Column("project_id", String(32), nullable=False),
+    Column("event_id", String(36), nullable=False),
+    Column("cursor", BigInteger, nullable=False),  # of its event; 0 for a test
+    Column("stream", String(160), nullable=False),
+    Column("type", String(64), nullable=False),  # the dialect's word
+    Column("body", LargeBinary, nullable=False),  # sealed: payloads show stream keys. Frozen: these bytes are signed and sent
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("status", Integer, nullable=True),
+    Column("error", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("done_at", Double, nullable=True),
+    Index(None, "endpoint_id", "stream", "state", "id"),
+    Index(None, "endpoint_id", "id"),
+    Index(None, "project_id", "id"),
+    Index(None, "done_at"),
+    sqlite_autoincrement=True,
+)
+
+# order is kept in a lane: what is pending for one endpoint and one stream. There is a row while something is
+delivery_lanes = Table(
+    "delivery_lanes",
+    metadata,
+    Column("endpoint_id", String(32), ForeignKey("webhook_endpoints.id", ondelete="CASCADE"), primary_key=True),
+    Column("stream", String(160), primary_key=True),
+    Column("next_at", Double, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("owner", String(64), nullable=True),
+    Column("lease_until", Double, nullable=True),
+    Index(None, "endpoint_id", "next_at"),
+    Index(None, "next_at"),
+)
+
+delivery_attempts = Table(
+    "delivery_attempts",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("delivery_id", Serial, ForeignKey("deliveries.id", ondelete="CASCADE"), nullable=False),
+    Column("at", Double, nullable=False),
+    Column("status", Integer, nullable=True),
+    Column("latency", Double, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("excerpt", Text, nullable=False),
+    Index(None, "delivery_id", "id"),
+    sqlite_autoincrement=True,
 )

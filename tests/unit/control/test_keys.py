@@ -41,7 +41,7 @@ async def test_unknown(house: Any, secret: str) -> None:
 
 async def test_refused(house: Any) -> None:
     for permissions in ([], ["root"], ["live", "x\n"]):
-        with pytest.raises(InvalidRequest, match="permissions: expected some of admin, live, view"):
+        with pytest.raises(InvalidRequest, match="permissions: expected some of admin, live, moderate, video, view"):
             await house.keys.create("ops", permissions)
     for name in ("", "x" * 201, "\n"):
         with pytest.raises(InvalidRequest, match="name: "):

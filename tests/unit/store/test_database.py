@@ -80,7 +80,7 @@ async def test_writers_at_once_all_get_through(database: Database) -> None:
 async def test_a_newer_schema_is_refused(database_url: str, tmp_path: Path) -> None:
     async with open_database(database_url, tmp_path, environ={}) as db, db._engine.begin() as connection:
         await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(StorageError, match=r"9999.*0001.*newer") as caught:
+    with pytest.raises(StorageError, match=r"9999.*0002.*newer") as caught:
         async with open_database(database_url, tmp_path, environ={}):
             pass
     assert caught.value.code == "schema-newer"
