@@ -72,11 +72,11 @@ def storable(value: str) -> bool:
 class Transaction:
     """One transaction; what the functions of store work with. `secrets` seals and opens columns."""
 
-    __slots__ = ("_connection", "_once_committed", "secrets")
+    __slots__ = ("_connection", "secrets", "topics")
 
     def __init__(self, connection: AsyncConnection, secrets: Secrets) -> None:
         self._connection = connection
-        self._once_committed: dict[Callable[[], None], None] = {}
+        self.topics: dict[str, None] = {}
         self.secrets = secrets
 
     @property
@@ -84,13 +84,9 @@ class Transaction:
         """`sqlite` or `postgresql`."""
         return self._connection.dialect.name
 
-    def once_committed(self, call: Callable[[], None]) -> None:
-        """Have it called after the commit; once, however often it was asked for; never, where the transaction is undone."""
-        self._once_committed[call] = None
-
-    def committed(self) -> None:
-        for call in self._once_committed:
-            call()
+    def tell(self, topic: str) -> None:
+        """Call the subscribers of this topic once the transaction is committed; never, where it is undone."""
+        self.topics[topic] = None
 
     async def all(self, statement: Executable) -> Sequence[RowMapping]:
         return (await self._connection.execute(statement)).mappings().all()
@@ -113,6 +109,7 @@ class Database:
         self._engine = engine
         self._writer = engine.execution_options(**{_WRITE: True})
         self.secrets = secrets
+        self._subscribers: dict[str, list[Callable[[], None]]] = {}
         # SQLite's own queue of writers is a poll without order; ours is fair, and leaves busy_timeout to other processes
         self._turns = asyncio.Lock() if engine.url.get_backend_name() == "sqlite" else nullcontext()
 
@@ -135,7 +132,13 @@ class Database:
                 async with self._writer.begin() as connection:
                     tx = Transaction(connection, self.secrets)
                     yield tx
-        tx.committed()
+        for topic in tx.topics:
+            for call in self._subscribers.get(topic, ()):
+                call()
+
+    def subscribe(self, topic: str, call: Callable[[], None]) -> None:
+        """Have it called after each commit of ours that told `topic`. What other processes commit is not heard of."""
+        self._subscribers.setdefault(topic, []).append(call)
 
     async def ping(self) -> None:
         """For /readyz. Raises StorageError."""
