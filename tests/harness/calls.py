@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from aiohttp import ClientSession
 
 from harness import Node, running
+from harness.publisher import RtpPublisher
 from harness.rough import Rough
 from harness.rtp_sender import AVCC, H264, H264_RTX, MID, OPUS, TRANSPORT_CC, Encoder
 from harness.webrtc import Certificate, TestPeer
@@ -96,21 +97,18 @@ class Numbered(Encoder):
         return out
 
 
-class Publisher:
+class Publisher(RtpPublisher):
     """50 pictures and 50 packets of sound a second while `run` runs; answers NACK and PLI. `wanted`: the next is a key frame."""
 
     def __init__(self, peer: TestPeer, reply: Reply, *, sequence: int = 100, first: int = 0, size: int = 3000, sound: bool = True) -> None:
-        self.peer = peer
-        self.reply = reply
-        self.picture = Numbered(
+        picture = Numbered(
             Codec.H264, 1000, H264, 90_000, first=first, sequence=sequence, size=size, rtx_ssrc=1001, rtx_payload_type=H264_RTX
         )
-        self.sound = Numbered(Codec.OPUS, 2000, OPUS, 48_000, first=first, sequence=sequence, mid="1") if sound else None
-        self.wanted = True
+        heard = Numbered(Codec.OPUS, 2000, OPUS, 48_000, first=first, sequence=sequence, mid="1") if sound else None
+        super().__init__(peer, picture, heard)
+        self.reply = reply
         self.paused = False
-        self.messages: list[rtcp.Message] = []
         self.begin = 0.0
-        self._transport = 0
 
     async def run(self) -> None:
         self.begin = clock.now()
@@ -125,32 +123,7 @@ class Publisher:
         if self.sound is not None:
             self.send(self.sound.frame(at))
         if i % 25 == 5:
-            for encoder in (self.picture, self.sound):
-                if encoder is not None:
-                    self.peer.send_rtcp(encoder.report(at))
-
-    def show(self, at: float) -> None:
-        self.send(self.picture.frame(at, keyframe=self.wanted))
-        self.wanted = False
-
-    def send(self, packets: list[bytes]) -> None:
-        for packet in packets:
-            parsed = rtp.parse(packet)
-            self._transport += 1
-            extensions = {**parsed.extensions, TRANSPORT_CC: (self._transport & 0xFFFF).to_bytes(2, "big")}
-            fields = (parsed.payload_type, parsed.sequence, parsed.timestamp, parsed.ssrc, parsed.payload)
-            self.peer.send_rtp(rtp.build(*fields, marker=parsed.marker, extensions=extensions))
-
-    def listen(self) -> None:
-        while self.peer.rtcp:
-            for message in rtcp.parse(self.peer.rtcp.popleft()):
-                self.messages.append(message)
-                if isinstance(message, rtcp.Pli):
-                    self.wanted = True
-                elif isinstance(message, rtcp.Nack):
-                    encoder = self.picture if message.media_ssrc == self.picture.ssrc else self.sound
-                    if encoder is not None:
-                        self.send([p for s in message.sequences if (p := encoder.resend(s)) is not None])
+            self.report(at)
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +16,21 @@ from playwright.async_api import Browser, Page, Route, async_playwright
 from harness import Node
 
 CHROMIUM = "/usr/bin/chromium"
-FLAGS = [
+QUIET = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"),
-    *("--disable-component-update", "--autoplay-policy=no-user-gesture-required"),
+    "--disable-component-update",
+]
+FLAGS = [
+    *(*QUIET, "--autoplay-policy=no-user-gesture-required"),
     *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
 ]
 SCRIPT = Path(__file__).parent / "lab.js"
 
 
 @asynccontextmanager
-async def chromium() -> AsyncIterator[Browser]:
+async def chromium(*more: str, base: Sequence[str] = FLAGS) -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*base, *more])
         try:
             yield browser
         finally:

@@ -1,16 +1,23 @@
-"""Viewers of the fan-out: connected peers with made-up keys and real sockets, and what can be told of what they received."""
+"""The fan-out under test: its rig, viewers with made-up keys and real sockets, and what can be told of what they received."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
+import random
 import socket
 from typing import Any
 
+from medianode import clock
+from medianode.config import Limits
 from medianode.errors import MedianodeError
+from medianode.media.packet import Packet
 from medianode.media.track import Codec, Kind, Track
 from medianode.protocols.rtp import packet as rtp
 from medianode.protocols.sdp.plan import SendMedia
+from medianode.rtc.batch import Batch
+from medianode.rtc.fanout import Broadcast
 from medianode.rtc.srtp import Keys, Opener, Profile, Sealer
 
 AVCC = bytes.fromhex("0142c01fffe1000a6742c01f95a014016e4001000468ce3c80")
@@ -99,3 +106,77 @@ def brief(units: list[bytes]) -> list[tuple[int, int]]:
 def gapless(packets: list[rtp.RtpPacket], ssrc: int) -> bool:
     numbers = [p.sequence for p in packets if p.ssrc == ssrc]
     return len(numbers) > 0 and all((b - a) & 0xFFFF == 1 for a, b in itertools.pairwise(numbers))
+
+
+class Rig:
+    def __init__(self, limits: Limits | None = None, **options: Any) -> None:
+        self.limits = limits or Limits()
+        self.sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        self.sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        self.sock.bind(("::", 0))
+        self.sock.setblocking(False)
+        self.batch = Batch(self.sock, self.limits.rtc_unsent_bytes)
+        self.asked = 0
+        self.peers: list[FakePeer] = []
+        self.noise = random.Random(7)
+        self.pts = 90_000
+        self.units: list[bytes] = []
+        self.casts: list[Broadcast] = []
+        self.cast = self.broadcast(**options)
+
+    def broadcast(self, **options: Any) -> Broadcast:
+        cast = Broadcast(self.batch, self.limits, request_keyframe=self._ask, **options)
+        cast.on_tracks((VIDEO, AUDIO))
+        self.casts.append(cast)
+        return cast
+
+    def _ask(self) -> None:
+        self.asked += 1
+
+    def peer(self, profile: Profile = Profile.AEAD_AES_128_GCM, *, tcp: bool = False) -> FakePeer:
+        made = FakePeer(profile, tcp=tcp)
+        self.peers.append(made)
+        return made
+
+    def frame(self, nbytes: int = 10_600, *, key: bool = False, reference: bool = True, cast: Broadcast | None = None) -> bytes:
+        head = 0x65 if key else 0x41 if reference else 0x01
+        unit = bytes((head,)) + self.noise.randbytes(nbytes - 1)
+        self.pts += 3000
+        (cast or self.cast).on_packet(Packet(VIDEO, len(unit).to_bytes(4, "big") + unit, self.pts, self.pts, key, clock.now()))
+        self.units.append(unit)
+        return unit
+
+    def sound(self, nbytes: int = 160, *, pts: int | None = None) -> bytes:
+        data = self.noise.randbytes(nbytes)
+        at = self.pts * 48 // 90 if pts is None else pts
+        self.cast.on_packet(Packet(AUDIO, data, at, at, True, clock.now()))
+        return data
+
+    async def settle(self) -> None:
+        """All that the pacer holds back is sent, in real time."""
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await until(lambda: all(self._settled(cast) for cast in self.casts))
+
+    def _settled(self, cast: Broadcast) -> bool:
+        sent = all(channel.cursor == channel.outgoing.next_train for channel in cast.channels.values())
+        return sent and all(flow.cursor is None for viewer in cast.viewers for flow in viewer.flows.values())
+
+    def close(self) -> None:
+        self.cast.close()
+        self.batch.close()
+        self.sock.close()
+        for peer in self.peers:
+            peer.rx.close()
+
+
+async def turns(seconds: float = 0.0) -> None:
+    await asyncio.sleep(seconds)
+    await asyncio.sleep(0)
+
+
+async def until(condition: Any, seconds: float = 5.0) -> None:
+    end = clock.now() + seconds
+    while not condition() and clock.now() < end:
+        await asyncio.sleep(0.005)
+    assert condition()

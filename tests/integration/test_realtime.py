@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
+from harness.derived import Clip, Recorder, tone_starts
+from harness.derived import until as waited
 
 from medianode import clock, config
 from medianode.codecs import h264
@@ -21,8 +22,7 @@ from medianode.media.gop import GopCache
 from medianode.media.packet import Gap, Packet
 from medianode.media.track import Codec, Track
 from medianode.routing.publication import Publication
-from medianode.transcode.decode import AudioDecoder, VideoDecoder
-from medianode.transcode.demux import Demuxer
+from medianode.transcode.decode import VideoDecoder
 from medianode.transcode.renditions import Rendition, Renditions, Want
 from tests.samples import grant
 
@@ -34,27 +34,11 @@ OBS = f"-c:v libx264 -preset veryfast -bf 2 {FIXED}"
 """OBS's x264: High, bframes 2, b-pyramid, a key frame each 8 s."""
 NO_PYRAMID = f"{OBS}:b-pyramid=none"
 NO_B = f"-c:v libx264 -preset veryfast -bf 0 {FIXED}"
-Clip = Callable[[str, str], list[Packet]]
+until = partial(waited, seconds=10.0)
 
 
-@dataclass
-class Recorder:
+class Watching(Recorder):
     realtime = True
-    tracks: tuple[Track, ...] = ()
-    log: list[Packet | Gap | tuple[Track, ...] | str] = field(default_factory=list)
-
-    def on_tracks(self, tracks: tuple[Track, ...]) -> None:
-        self.tracks = tracks
-        self.log.append(tracks)
-
-    def on_packet(self, packet: Packet) -> None:
-        self.log.append(packet)
-
-    def on_gap(self, gap: Gap) -> None:
-        self.log.append(gap)
-
-    def on_end(self, cause: str) -> None:
-        self.log.append(cause)
 
     @property
     def video(self) -> list[Packet]:
@@ -63,10 +47,6 @@ class Recorder:
     @property
     def audio(self) -> list[Packet]:
         return [item for item in self.log if isinstance(item, Packet) and not item.track.is_video]
-
-    @property
-    def gaps(self) -> list[str]:
-        return [item.cause for item in self.log if isinstance(item, Gap)]
 
     def newest(self, kind: str) -> float:
         packets = self.video if kind == "video" else self.audio
@@ -80,7 +60,7 @@ def publication(packets: list[Packet]) -> Publication:
 
 
 @asynccontextmanager
-async def deriving(source: Publication, want: Want, sink: Recorder | None, **limits: int) -> AsyncIterator[Rendition]:
+async def deriving(source: Publication, want: Want, sink: Watching | None, **limits: int) -> AsyncIterator[Rendition]:
     async with Renditions(config.Limits(**limits), config.Mjpeg(), config.Hls()) as every:
         async with every.acquire(source, want, 0.0) as rendition:
             if sink is not None:
@@ -88,15 +68,6 @@ async def deriving(source: Publication, want: Want, sink: Recorder | None, **lim
             yield rendition
         await every.close()
         assert every.threads == 0
-
-
-async def until(ready: Callable[[], bool], what: str) -> None:
-    try:
-        async with asyncio.timeout(10):
-            while not ready():
-                await asyncio.sleep(0.005)
-    except TimeoutError:
-        pytest.fail(f"waited in vain: {what}")
 
 
 async def write(source: Publication, packets: list[Packet], rendition: Rendition | None = None) -> None:
@@ -123,35 +94,6 @@ def shown(packets: list[Packet]) -> list[int]:
     return out
 
 
-def tone_starts(packets: list[Packet]) -> float:
-    decoder = AudioDecoder(packets[0].track)
-    for packet in packets:
-        for frame in decoder.decode(packet):
-            floats = frame.format.name.startswith("flt")
-            samples = memoryview(frame.planes[0]).cast("f" if floats else "h")
-            for i in range(frame.samples):
-                if abs(samples[i]) > (0.1 if floats else 3_276):
-                    return packet.pts / packet.track.clock_rate + i / frame.sample_rate
-    pytest.fail("no sound")
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
-    directory: Path = tmp_path_factory.mktemp("realtime")
-    made: dict[tuple[str, str], list[Packet]] = {}
-
-    def make(name: str, arguments: str) -> list[Packet]:
-        if (name, arguments) not in made:
-            path = directory / f"{len(made)}-{name}"
-            subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *arguments.split(), str(path)], check=True)
-            demuxer = Demuxer(str(path))
-            made[(name, arguments)] = list(demuxer.packets(0.0))
-            demuxer.close()
-        return made[(name, arguments)]
-
-    return make
-
-
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], bytes]:
     """What the demuxer would not leave as it is."""
@@ -171,7 +113,7 @@ def rendition_threads() -> list[threading.Thread]:
 
 async def test_h264_without_b_frames_and_opus_pass_without_a_thread(clip: Clip) -> None:
     packets = clip("plain.mkv", f"{SOUND} {PICTURE} {NO_B} -c:a libopus")
-    source, sink = publication(packets), Recorder()
+    source, sink = publication(packets), Watching()
     before = len(rendition_threads())
     async with deriving(source, H264, sink) as rendition:
         await write(source, packets)
@@ -186,7 +128,7 @@ async def test_h264_without_b_frames_and_opus_pass_without_a_thread(clip: Clip) 
 
 async def test_b_frames_nobody_refers_to_are_left_out_without_a_thread(clip: Clip) -> None:
     packets = clip("nopyramid.mp4", f"{PICTURE} {NO_PYRAMID}")
-    source, sink = publication(packets), Recorder()
+    source, sink = publication(packets), Watching()
     async with deriving(source, REALTIME, sink) as rendition:
         await write(source, packets)
         assert rendition.treatment == {"video": "b-frames-dropped"}
@@ -208,7 +150,7 @@ async def test_referenced_b_frames_are_encoded_anew_while_somebody_watches(clip:
         # decided on the cached GOP, before anybody saw anything
         assert rendition.treatment["video"].startswith("re-encoded: B-frames are referenced")
         assert "bframes=0" in rendition.treatment["video"]
-        sink = Recorder()
+        sink = Watching()
         rendition.attach(sink)
         await until(lambda: bool(sink.tracks), "tracks")
         assert rendition.transcodes
@@ -226,7 +168,7 @@ async def test_referenced_b_frames_are_encoded_anew_while_somebody_watches(clip:
 async def test_the_switch_to_encoding_is_a_gap_and_a_key_frame_further_on(clip: Clip) -> None:
     """Nobody could know: the pictures that the viewer has seen so far were in order."""
     packets = clip("av.mp4", f"{SOUND} {PICTURE} {OBS} -c:a aac")
-    source, sink = publication(packets), Recorder()
+    source, sink = publication(packets), Watching()
     async with deriving(source, REALTIME, sink) as rendition:
         await write(source, packets, rendition)
         await until(lambda: sink.newest("video") > 3.7 and sink.newest("audio") > 3.8, "the last pictures and sound")
@@ -247,7 +189,7 @@ async def test_the_switch_to_encoding_is_a_gap_and_a_key_frame_further_on(clip: 
 
 async def test_what_was_found_out_holds_over_a_gap(clip: Clip) -> None:
     packets = clip("obs.mp4", f"{PICTURE} {OBS}")
-    source, sink = publication(packets), Recorder()
+    source, sink = publication(packets), Watching()
     async with deriving(source, REALTIME, sink) as rendition:
         await write(source, packets[:40], rendition)
         await until(lambda: rendition.transcodes and bool(sink.video), "the encoder")
@@ -263,7 +205,7 @@ async def test_what_was_found_out_holds_over_a_gap(clip: Clip) -> None:
 
 async def test_no_room_for_an_encoder_ends_the_rendition_readably(clip: Clip) -> None:
     packets = clip("obs.mp4", f"{PICTURE} {OBS}")
-    source, sink = publication(packets), Recorder()
+    source, sink = publication(packets), Watching()
     async with (
         Renditions(config.Limits(renditions=1), config.Mjpeg(), config.Hls()) as every,
         every.acquire(source, Want("mjpeg", "none"), 0.0),
@@ -286,7 +228,7 @@ async def test_no_room_for_an_encoder_ends_the_rendition_readably(clip: Clip) ->
 )
 async def test_other_codecs_pass_or_become_h264(clip: Clip, name: str, arguments: str, treatment: str) -> None:
     packets = clip(name, f"{PICTURE} {arguments}")
-    source, sink, encoded = publication(packets), Recorder(), Recorder()
+    source, sink, encoded = publication(packets), Watching(), Watching()
     async with deriving(source, REALTIME, sink) as rendition, deriving(source, H264, encoded) as other:
         await write(source, packets, other)
         await until(lambda: encoded.newest("video") > 3.5, "the last pictures")
@@ -304,7 +246,7 @@ async def test_jpeg_of_a_slow_camera_becomes_h264_at_once(raw: Callable[[str, st
     camera = Track(1, Codec.MJPEG, 90_000)
     pictures = [b"\xff\xd8" + part for part in data.split(b"\xff\xd8")[1:]]
     packets = [Packet(camera, picture, n * 18_000, n * 18_000, True, 0.0) for n, picture in enumerate(pictures)]
-    source, sink = publication(packets), Recorder()
+    source, sink = publication(packets), Watching()
     async with deriving(source, REALTIME, sink) as rendition:
         for n, packet in enumerate(packets):
             await write(source, [packet], rendition)
@@ -337,7 +279,7 @@ async def test_sound_becomes_opus_of_one_packet_size_in_time(
         packets = [Packet(phone, data[n : n + 160], n, n, True, 0.0) for n in range(0, len(data), 160)]
     else:
         packets = clip(name, f"{SOUND} {codec}{' -ac 2' if size == 160 else ''}")
-    source, sink = publication(packets), Recorder()
+    source, sink = publication(packets), Watching()
     async with deriving(source, REALTIME, sink) as rendition:
         await write(source, packets)
         await until(lambda: sink.newest("audio") > 3.7, "Opus")
@@ -349,7 +291,7 @@ async def test_sound_becomes_opus_of_one_packet_size_in_time(
 
 async def test_an_encoder_made_anew_for_another_rate_is_the_track_that_viewers_know(clip: Clip) -> None:
     quiet = clip("quiet.webm", "-f lavfi -i color=gray:size=320x240:rate=30:duration=4 -pix_fmt yuv420p -c:v libvpx -b:v 30k -g 300")
-    source, sink = publication(quiet), Recorder()
+    source, sink = publication(quiet), Watching()
     async with deriving(source, H264, sink) as rendition:
         await write(source, quiet, rendition)
         await until(lambda: sink.newest("video") > 3.8, "the last picture")
@@ -387,7 +329,7 @@ async def test_where_one_of_two_threads_has_no_room_neither_stays(clip: Clip) ->
 async def test_a_source_that_turns_to_another_codec_needs_a_thread_only_then(clip: Clip) -> None:
     plain = clip("plain.mkv", f"{SOUND} {PICTURE} {NO_B} -c:a libopus")
     other = clip("vp8.mkv", f"{SOUND} {PICTURE} -c:v libvpx -deadline realtime -cpu-used 8 -g 30 -c:a aac")
-    source, sink = publication(plain), Recorder()
+    source, sink = publication(plain), Watching()
     async with deriving(source, H264, sink) as rendition:
         await write(source, plain[:60])
         assert not rendition.transcodes

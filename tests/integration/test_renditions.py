@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
+from harness.derived import Clip, Recorder, tone_starts, until
+from samples import grant
 
 from medianode import clock, config
-from medianode.auth import Door, PublishGrant, Takeover
 from medianode.codecs import h264, jpeg
 from medianode.errors import LimitExceeded
 from medianode.events import Bus
@@ -26,10 +25,10 @@ from medianode.media.track import Codec, Track
 from medianode.routing.publication import Publication
 from medianode.routing.room import Room
 from medianode.transcode import derive
-from medianode.transcode.decode import AudioDecoder, VideoDecoder
-from medianode.transcode.demux import Demuxer
+from medianode.transcode.decode import VideoDecoder
 from medianode.transcode.renditions import Rendition, Renditions, Want
 
+LEAVE = grant(identity="camera", ingress_id=None, hold=0.0)
 PIXELS = 10_000_000
 JPEG = Track(1, Codec.MJPEG, 90_000)
 VIDEO = "-f lavfi -i testsrc2=size=320x240:rate=30:duration=3 -pix_fmt yuv420p"
@@ -37,54 +36,17 @@ VIDEO = "-f lavfi -i testsrc2=size=320x240:rate=30:duration=3 -pix_fmt yuv420p"
 SOUND = "-f lavfi -i aevalsrc=exprs=0.4*sin(440*2*PI*t)*gt(t\\,1):duration=3:sample_rate=48000"
 
 
-@dataclass
-class Recorder:
-    """A sink that keeps all it is told."""
-
-    tracks: tuple[Track, ...] = ()
-    log: list[Packet | Gap | tuple[Track, ...] | str] = field(default_factory=list)
-
-    def on_tracks(self, tracks: tuple[Track, ...]) -> None:
-        self.tracks = tracks
-        self.log.append(tracks)
-
-    def on_packet(self, packet: Packet) -> None:
-        self.log.append(packet)
-
-    def on_gap(self, gap: Gap) -> None:
-        self.log.append(gap)
-
-    def on_end(self, cause: str) -> None:
-        self.log.append(cause)
-
+class Listed(Recorder):
     def of(self, codec: Codec) -> list[Packet]:
         return [item for item in self.log if isinstance(item, Packet) and item.track.codec is codec]
-
-    @property
-    def gaps(self) -> list[str]:
-        return [item.cause for item in self.log if isinstance(item, Gap)]
 
     @property
     def ends(self) -> list[str]:
         return [item for item in self.log if isinstance(item, str)]
 
 
-def grant(identity: str = "camera") -> PublishGrant:
-    return PublishGrant(
-        project_id="p",
-        slug="live",
-        room="live-a",
-        identity=identity,
-        name="",
-        kind=Door.RTMP,
-        ingress_id=None,
-        takeover=Takeover.REPLACE,
-        hold=0.0,
-    )
-
-
 def publication(*tracks: Track) -> Publication:
-    made = Publication(grant(), "test", "127.0.0.1", lambda error: None, GopCache(5000, 1 << 26))
+    made = Publication(LEAVE, "test", "127.0.0.1", lambda error: None, GopCache(5000, 1 << 26))
     if tracks:
         made.set_tracks(tracks)
     return made
@@ -95,22 +57,13 @@ def renditions(**limits: int) -> Renditions:
 
 
 @asynccontextmanager
-async def deriving(source: Publication | Room, want: Want, sink: Recorder, **limits: int) -> AsyncIterator[Rendition]:
+async def deriving(source: Publication | Room, want: Want, sink: Listed, **limits: int) -> AsyncIterator[Rendition]:
     async with renditions(**limits) as all_of_them:
         async with all_of_them.acquire(source, want, 0.0) as rendition:
             rendition.attach(sink)
             yield rendition
         await all_of_them.close()
         assert all_of_them.threads == 0
-
-
-async def until(ready: Callable[[], bool], what: str) -> None:
-    try:
-        async with asyncio.timeout(8):
-            while not ready():
-                await asyncio.sleep(0.005)
-    except TimeoutError:
-        pytest.fail(f"waited in vain: {what}")
 
 
 def write(source: Publication, packets: list[Packet]) -> None:
@@ -132,38 +85,8 @@ def decode_pictures(packets: list[Packet]) -> list[tuple[int, int, int]]:
     return out
 
 
-def tone_starts(packets: list[Packet]) -> float:
-    """Media time in seconds at which the sound gets loud."""
-    decoder = AudioDecoder(packets[0].track)
-    for packet in packets:
-        for frame in decoder.decode(packet):
-            samples = memoryview(frame.planes[0]).cast("f")
-            for i in range(frame.samples):
-                if abs(samples[i]) > 0.1:
-                    return packet.pts / packet.track.clock_rate + i / frame.sample_rate
-    pytest.fail("no sound")
-
-
 def seconds(packets: list[Packet]) -> float:
     return (packets[-1].pts - packets[0].pts) / packets[0].track.clock_rate
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], list[Packet]]:
-    """`clip(name, FFmpeg's arguments)`: its packets, made once."""
-    directory: Path = tmp_path_factory.mktemp("clips")
-    made: dict[tuple[str, str], list[Packet]] = {}
-
-    def make(name: str, arguments: str) -> list[Packet]:
-        if (name, arguments) not in made:
-            path = directory / f"{len(made)}-{name}"
-            subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *arguments.split(), str(path)], check=True)
-            demuxer = Demuxer(str(path))
-            made[(name, arguments)] = list(demuxer.packets(0.0))
-            demuxer.close()
-        return made[(name, arguments)]
-
-    return make
 
 
 @pytest.fixture(scope="module")
@@ -179,10 +102,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], l
     return make
 
 
-async def test_aac_to_opus_to_aac_stays_in_time(clip: Callable[[str, str], list[Packet]]) -> None:
+async def test_aac_to_opus_to_aac_stays_in_time(clip: Clip) -> None:
     packets = clip("sound.mp4", f"{SOUND} -c:a aac")
     first, second = publication(packets[0].track), publication()
-    opus, back = Recorder(), Recorder()
+    opus, back = Listed(), Listed()
     async with deriving(first, Want("none", "opus"), opus):
         write(first, packets)
         await until(lambda: bool(opus.of(Codec.OPUS)) and opus.of(Codec.OPUS)[-1].pts > 2.9 * 48_000, "Opus")
@@ -202,14 +125,14 @@ async def test_aac_to_opus_to_aac_stays_in_time(clip: Callable[[str, str], list[
 
 
 async def test_copied_video_is_the_sources_own_and_starts_with_its_key_frame_beside_derived_sound(
-    clip: Callable[[str, str], list[Packet]],
+    clip: Clip,
 ) -> None:
     packets = clip("av.mp4", f"{SOUND} {VIDEO} -c:v libx264 -preset ultrafast -bf 2 -g 30 -c:a aac")
     video, audio = (next(p.track for p in packets if p.track.is_video is kind) for kind in (True, False))
     source = publication(video, audio)
     half = len(packets) // 2
     write(source, packets[:half])
-    sink = Recorder()
+    sink = Listed()
     async with deriving(source, Want("copy", "opus"), sink) as rendition:
         await until(lambda: bool(sink.tracks), "tracks")
         write(source, packets[half:])
@@ -225,7 +148,7 @@ async def test_copied_video_is_the_sources_own_and_starts_with_its_key_frame_bes
         assert all(id(packet.data) in originals for packet in copied)
         assert len(decode_pictures(copied)) == len(copied)
         assert sink.gaps == []
-        late = Recorder()
+        late = Listed()
         rendition.attach(late)
         assert isinstance(late.log[0], tuple)
         assert late.of(Codec.H264)[0].keyframe
@@ -237,7 +160,7 @@ async def test_copied_video_is_the_sources_own_and_starts_with_its_key_frame_bes
 async def test_jpeg_to_h264_keeps_the_times_of_the_pictures(pictures: Callable[[str, int], list[bytes]]) -> None:
     data = pictures("321x241", 50)
     times = [n * 9_000 + n * n * 7 for n in range(50)]
-    source, sink = publication(JPEG), Recorder()
+    source, sink = publication(JPEG), Listed()
     async with deriving(source, Want("h264", "aac"), sink) as rendition:
         for pts, picture in zip(times, data, strict=True):
             source.write(shot(picture, pts))
@@ -257,10 +180,10 @@ async def test_jpeg_to_h264_keeps_the_times_of_the_pictures(pictures: Callable[[
     assert [(t.codec, t.width, t.height, t.id) for t in sink.tracks] == [(Codec.H264, 320, 240, 1)]
 
 
-async def test_h264_with_b_frames_to_jpeg_at_the_rate_asked_for(clip: Callable[[str, str], list[Packet]]) -> None:
+async def test_h264_with_b_frames_to_jpeg_at_the_rate_asked_for(clip: Clip) -> None:
     packets = [p for p in clip("b.mp4", f"{VIDEO} -c:v libx264 -preset ultrafast -bf 2 -g 30") if p.track.is_video]
     assert any(p.pts != p.dts for p in packets)
-    source, sink = publication(packets[0].track), Recorder()
+    source, sink = publication(packets[0].track), Listed()
     async with deriving(source, Want("mjpeg", "none"), sink) as rendition:
         for packet in packets:
             write(source, [packet])
@@ -285,9 +208,9 @@ async def test_h264_with_b_frames_to_jpeg_at_the_rate_asked_for(clip: Callable[[
         ("a.mp4", "-c:v libsvtav1 -preset 12 -g 30"),
     ],
 )
-async def test_any_video_to_h264(clip: Callable[[str, str], list[Packet]], name: str, codec: str) -> None:
+async def test_any_video_to_h264(clip: Clip, name: str, codec: str) -> None:
     packets = clip(name, f"{VIDEO} {codec}")
-    source, sink = publication(packets[0].track), Recorder()
+    source, sink = publication(packets[0].track), Listed()
     async with deriving(source, Want("h264", "none"), sink) as rendition:
         for packet in packets:
             write(source, [packet])
@@ -300,7 +223,7 @@ async def test_any_video_to_h264(clip: Callable[[str, str], list[Packet]], name:
 
 async def test_what_fits_already_passes_through_without_a_thread(pictures: Callable[[str, int], list[bytes]]) -> None:
     data = pictures("320x240", 3)
-    source, sink = publication(JPEG), Recorder()
+    source, sink = publication(JPEG), Listed()
     async with deriving(source, Want("mjpeg", "aac"), sink, renditions=1) as rendition:
         packets = [shot(picture, n) for n, picture in enumerate(data)]
         for packet in packets:
@@ -336,7 +259,7 @@ async def test_the_number_of_threads_is_bounded() -> None:
         assert caught.value.code == "node-full"
         assert second.sinks == ()
         async with every.acquire(second, Want("mjpeg"), 1.0) as passed:
-            sink = Recorder()
+            sink = Listed()
             passed.attach(sink)
             # the source changes to a codec that would need a thread
             second.set_tracks((Track(1, Codec.VP8, 90_000, b"", 320, 240),))
@@ -344,10 +267,10 @@ async def test_the_number_of_threads_is_bounded() -> None:
             assert "1 renditions of video already" in passed.last_error
 
 
-async def test_garbage_is_counted_and_passed_over(clip: Callable[[str, str], list[Packet]]) -> None:
+async def test_garbage_is_counted_and_passed_over(clip: Clip) -> None:
     packets = clip("av.mp4", f"{SOUND} {VIDEO} -c:v libx264 -preset ultrafast -bf 2 -g 30 -c:a aac")
     tracks = {packet.track.id: packet.track for packet in packets}
-    source, sink = publication(*tracks.values()), Recorder()
+    source, sink = publication(*tracks.values()), Listed()
     async with deriving(source, Want("mjpeg", "opus"), sink) as rendition:
         for n, packet in enumerate(packets):
             bad = 60 <= n < 75
@@ -361,7 +284,7 @@ async def test_garbage_is_counted_and_passed_over(clip: Callable[[str, str], lis
 
 
 async def test_a_new_size_is_a_gap_and_a_new_track(pictures: Callable[[str, int], list[bytes]]) -> None:
-    source, sink = publication(JPEG), Recorder()
+    source, sink = publication(JPEG), Listed()
     async with deriving(source, Want("h264"), sink) as rendition:
         pts = 0
         for size in ("320x240", "641x361", "320x240"):
@@ -381,7 +304,7 @@ async def test_a_new_size_is_a_gap_and_a_new_track(pictures: Callable[[str, int]
 
 
 async def test_pictures_too_large_end_the_rendition_readably(pictures: Callable[[str, int], list[bytes]]) -> None:
-    source, sink = publication(JPEG), Recorder()
+    source, sink = publication(JPEG), Listed()
     async with renditions(decode_pixels=10_000) as every, every.acquire(source, Want("h264"), 1.0) as rendition:
         rendition.attach(sink)
         source.write(shot(pictures("320x240", 1)[0], 0))
@@ -390,7 +313,7 @@ async def test_pictures_too_large_end_the_rendition_readably(pictures: Callable[
         assert "at most 10000 pixels, got 320x240" in rendition.last_error
         assert source.sinks == ()
         assert len(every) == 0
-        late = Recorder()
+        late = Listed()
         rendition.attach(late)
         assert late.ends == ["picture-too-large"]
 
@@ -406,7 +329,7 @@ async def test_a_slow_encoder_drops_and_never_lags(pictures: Callable[[str, int]
 
     monkeypatch.setattr(derive.H264Stage, "push", slow)
     picture = pictures("320x240", 1)[0]
-    source, sink = publication(JPEG), Recorder()
+    source, sink = publication(JPEG), Listed()
     async with deriving(source, Want("h264"), sink, rendition_queue_packets=16) as rendition:
         source.write(shot(picture, 0))
         await until(lambda: rendition.queued == 0, "the first picture to be taken")
@@ -430,22 +353,20 @@ async def test_pictures_that_waited_too_long_are_left_out_but_the_newest(picture
     stage.close()
 
 
-async def test_takeover_by_another_codec_and_the_end_of_the_room(
-    clip: Callable[[str, str], list[Packet]], pictures: Callable[[str, int], list[bytes]]
-) -> None:
+async def test_takeover_by_another_codec_and_the_end_of_the_room(clip: Clip, pictures: Callable[[str, int], list[bytes]]) -> None:
     bus = Bus()
     room = Room("live", "live-a", "p", bus, (5000, 1 << 26), lambda room: None)
-    sink = Recorder()
+    sink = Listed()
     async with deriving(room, Want("h264", "aac"), sink) as rendition:
         assert sink.log == []
-        camera = room.publish(grant(), "ws-jpeg", "1.2.3.4", lambda error: None)
+        camera = room.publish(LEAVE, "ws-jpeg", "1.2.3.4", lambda error: None)
         camera.set_tracks((JPEG,))
         source = pictures("320x240", 3)
         for n, picture in enumerate(source):
             camera.write(shot(picture, n * 6_000))
         await until(lambda: bool(sink.of(Codec.H264)), "H.264 of the camera")
         packets = clip("mp3.mkv", f"{SOUND} {VIDEO} -c:v libx264 -preset ultrafast -g 30 -c:a libmp3lame")
-        encoder = room.publish(grant(), "rtmp", "1.2.3.4", lambda error: None)
+        encoder = room.publish(LEAVE, "rtmp", "1.2.3.4", lambda error: None)
         tracks = {packet.track.id: packet.track for packet in packets}
         encoder.set_tracks((tracks[1], tracks[2]))
         write(encoder, packets)
@@ -462,9 +383,9 @@ async def test_takeover_by_another_codec_and_the_end_of_the_room(
         assert rendition.ended == "stream-ended"
 
 
-async def test_a_gap_of_the_source_starts_the_derived_timeline_anew(clip: Callable[[str, str], list[Packet]]) -> None:
+async def test_a_gap_of_the_source_starts_the_derived_timeline_anew(clip: Clip) -> None:
     packets = clip("sound.mp4", f"{SOUND} -c:a aac")
-    source, sink = publication(packets[0].track), Recorder()
+    source, sink = publication(packets[0].track), Listed()
     async with deriving(source, Want("none", "opus"), sink):
         write(source, packets[:50])
         await until(lambda: len(sink.of(Codec.OPUS)) > 40, "Opus")
@@ -479,11 +400,11 @@ async def test_a_gap_of_the_source_starts_the_derived_timeline_anew(clip: Callab
     assert len([item for item in sink.log if item == sink.tracks]) == 1
 
 
-async def test_sound_that_comes_late_joins_after_a_gap(clip: Callable[[str, str], list[Packet]], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sound_that_comes_late_joins_after_a_gap(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medianode.transcode.rendition.READY_SECONDS", 0.02)
     packets = clip("av.mp4", f"{SOUND} {VIDEO} -c:v libx264 -preset ultrafast -bf 2 -g 30 -c:a aac")
     pictures, sound = ([p for p in packets if p.track.is_video is kind] for kind in (True, False))
-    source, sink = publication(pictures[0].track, sound[0].track), Recorder()
+    source, sink = publication(pictures[0].track, sound[0].track), Listed()
     asked: list[float] = []
     source.on_keyframe_wanted = lambda: asked.append(clock.now())
     async with deriving(source, Want("copy", "opus"), sink) as rendition:
@@ -514,7 +435,7 @@ async def test_no_more_than_the_first_track_of_a_kind_is_derived() -> None:
 
 async def test_a_key_frame_can_be_asked_for(pictures: Callable[[str, int], list[bytes]]) -> None:
     data = pictures("320x240", 10)
-    source, sink = publication(JPEG), Recorder()
+    source, sink = publication(JPEG), Listed()
     async with deriving(source, Want("h264"), sink) as rendition:
         for n, picture in enumerate(data):
             if n == 5:
@@ -533,7 +454,7 @@ async def test_a_bug_in_the_thread_ends_its_rendition_only(
 
     monkeypatch.setattr(derive.H264Stage, "push", broken)
     monkeypatch.setattr("medianode.tasks.raise_bugs", False)
-    source, sink = publication(JPEG), Recorder()
+    source, sink = publication(JPEG), Listed()
     async with deriving(source, Want("h264"), sink):
         source.write(shot(pictures("320x240", 1)[0], 0))
         await until(lambda: bool(sink.ends), "the end")
@@ -547,7 +468,7 @@ async def test_fifty_come_and_go_and_leave_nothing(pictures: Callable[[str, int]
     async with renditions() as every:
 
         async def once() -> None:
-            sink = Recorder()
+            sink = Listed()
             async with every.acquire(source, Want("h264"), 0.0) as rendition:
                 rendition.attach(sink)
                 for n, picture in enumerate(data):

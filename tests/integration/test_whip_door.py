@@ -13,7 +13,10 @@ import imageio_ffmpeg
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
-from harness.rtp_sender import H264, H264_RTX, OPUS, TRANSPORT_CC, Encoder
+from harness.calls import AUDIO_OUT, VIDEO_OUT
+from harness.publisher import RtpPublisher
+from harness.rtp_sender import H264, H264_RTX, OPUS, Encoder
+from harness.sinks import Sink
 from harness.webrtc import Certificate, TestPeer
 from samples import grant
 
@@ -24,10 +27,9 @@ from medianode.errors import PeerGone, Unauthorized
 from medianode.events import Bus, Event
 from medianode.ingress.whip.door import WhipDoor
 from medianode.ingress.whip.service import WhipService
-from medianode.media.packet import Gap, Packet
-from medianode.media.track import Codec, Kind, Track
+from medianode.media.packet import Packet
+from medianode.media.track import Codec, Kind
 from medianode.origin import Origin
-from medianode.protocols.rtp import packet as rtp
 from medianode.protocols.rtp import rtcp
 from medianode.protocols.sdp.plan import Credentials
 from medianode.routing.registry import Registry
@@ -35,27 +37,8 @@ from medianode.rtc.endpoint import Endpoint
 from medianode.rtc.signalling import Signalling
 from medianode.tasks import background
 
-VIDEO = f"""m=video 9 UDP/TLS/RTP/SAVPF {H264} {H264_RTX}
-a=mid:0
-a=sendonly
-a=rtpmap:{H264} H264/90000
-a=fmtp:{H264} level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f
-a=rtcp-fb:{H264} nack
-a=rtcp-fb:{H264} nack pli
-a=rtcp-fb:{H264} transport-cc
-a=rtpmap:{H264_RTX} rtx/90000
-a=fmtp:{H264_RTX} apt={H264}
-a=extmap:1 urn:ietf:params:rtp-hdrext:sdes:mid
-a=extmap:2 urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id
+VIDEO = f"""{VIDEO_OUT}a=extmap:2 urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id
 a=extmap:3 urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id
-a=extmap:4 http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01
-"""
-AUDIO = f"""m=audio 9 UDP/TLS/RTP/SAVPF {OPUS}
-a=mid:1
-a=sendonly
-a=rtpmap:{OPUS} opus/48000/2
-a=extmap:1 urn:ietf:params:rtp-hdrext:sdes:mid
-a=extmap:4 http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01
 """
 CERTIFICATE = Certificate()
 
@@ -72,27 +55,15 @@ class Gate:
         return grant(kind=door, hold=0.5, kinds=self.kinds)
 
 
-class Sink:
+class Keeping(Sink):
     def __init__(self) -> None:
-        self.tracks: tuple[Track, ...] = ()
-        self.packets: list[Packet] = []
-        self.gaps: list[str] = []
-        self.ended: list[str] = []
+        super().__init__(ends=True)
         self.keyframe = asyncio.Event()
 
-    def on_tracks(self, tracks: tuple[Track, ...]) -> None:
-        self.tracks = tracks
-
     def on_packet(self, packet: Packet) -> None:
-        self.packets.append(packet)
+        super().on_packet(packet)
         if packet.track.is_video and packet.keyframe:
             self.keyframe.set()
-
-    def on_gap(self, gap: Gap) -> None:
-        self.gaps.append(gap.cause)
-
-    def on_end(self, cause: str) -> None:
-        self.ended.append(cause)
 
     def count(self, kind: Kind) -> int:
         return sum(p.track.kind is kind for p in self.packets)
@@ -120,10 +91,10 @@ class House:
             return response.status, await response.text(), response.headers.get("Location", "")
 
     @property
-    def sink(self) -> Sink:
+    def sink(self) -> Keeping:
         """A reader of what is published now."""
         (publication,) = self.registry.publications
-        sink = Sink()
+        sink = Keeping()
         publication.attach(sink)
         return sink
 
@@ -154,58 +125,32 @@ async def house(config: Config) -> AsyncIterator[House]:
         yield made
 
 
-def encoders() -> tuple[Encoder, Encoder]:
-    picture = Encoder(Codec.H264, 1000, H264, 90_000, rtx_ssrc=1001, rtx_payload_type=H264_RTX)
-    return picture, Encoder(Codec.OPUS, 2000, OPUS, 48_000, mid="1")
-
-
-class Publisher:
+class Publisher(RtpPublisher):
     """Sends 25 pictures and 50 packets of sound a second until it is stopped; answers NACK and PLI."""
 
+    sound: Encoder
+
     def __init__(self, peer: TestPeer) -> None:
-        self.peer = peer
-        self.picture, self.sound = encoders()
-        self.messages: list[rtcp.Message] = []
-        self.wanted = True
-        self._transport = 0
+        picture = Encoder(Codec.H264, 1000, H264, 90_000, rtx_ssrc=1001, rtx_payload_type=H264_RTX)
+        super().__init__(peer, picture, Encoder(Codec.OPUS, 2000, OPUS, 48_000, mid="1"))
 
     async def run(self) -> None:
         begin = clock.now()
         for i in range(10_000):
             await asyncio.sleep(max(0.0, begin + i * 0.02 - clock.now()))
             at = i * 0.02
-            self._listen()
+            self.listen()
             if i % 2 == 0:
-                self._send(self.picture.frame(at, keyframe=self.wanted))
-                self.wanted = False
-            self._send(self.sound.frame(at))
+                self.show(at)
+            self.send(self.sound.frame(at))
             if i % 25 == 5:
-                self.peer.send_rtcp(self.picture.report(at))
-                self.peer.send_rtcp(self.sound.report(at))
-
-    def _send(self, packets: list[bytes]) -> None:
-        for packet in packets:
-            parsed = rtp.parse(packet)
-            self._transport += 1
-            extensions = {**parsed.extensions, TRANSPORT_CC: (self._transport & 0xFFFF).to_bytes(2, "big")}
-            fields = (parsed.payload_type, parsed.sequence, parsed.timestamp, parsed.ssrc, parsed.payload)
-            self.peer.send_rtp(rtp.build(*fields, marker=parsed.marker, extensions=extensions))
-
-    def _listen(self) -> None:
-        while self.peer.rtcp:
-            for message in rtcp.parse(self.peer.rtcp.popleft()):
-                self.messages.append(message)
-                if isinstance(message, rtcp.Pli):
-                    self.wanted = True
-                elif isinstance(message, rtcp.Nack):
-                    encoder = self.picture if message.media_ssrc == self.picture.ssrc else self.sound
-                    self._send([p for s in message.sequences if (p := encoder.resend(s)) is not None])
+                self.report(at)
 
 
 @pytest.mark.parametrize("tcp", [False, True])
 async def test_a_publisher_from_offer_to_goodbye(house: House, tcp: bool) -> None:
     async with TestPeer(CERTIFICATE) as peer:
-        status, answer, location = await house.offer(peer, VIDEO, AUDIO)
+        status, answer, location = await house.offer(peer, VIDEO, AUDIO_OUT)
         assert status == 201, answer
         assert re.search(r"a=rtcp-fb:102 transport-cc", answer)
         (publication,) = house.registry.publications
@@ -219,7 +164,7 @@ async def test_a_publisher_from_offer_to_goodbye(house: House, tcp: bool) -> Non
             publication.request_keyframe()
             await asyncio.wait_for(sink.keyframe.wait(), 5)
             await house.until(lambda: any(isinstance(m, rtcp.ReceiverReport) and m.reports for m in publisher.messages))
-        assert [t.codec for t in sink.tracks] == [Codec.H264, Codec.OPUS]
+        assert [t.codec for t in sink.tracks[-1]] == [Codec.H264, Codec.OPUS]
         assert sink.gaps == []
         assert publication.health.drops == {}
         assert any(isinstance(m, rtcp.TransportFeedback) for m in publisher.messages)
@@ -239,7 +184,7 @@ async def test_a_publisher_from_offer_to_goodbye(house: House, tcp: bool) -> Non
 async def test_loss_is_repaired(house: House, loss: float) -> None:
     rng = random.Random(5)
     async with TestPeer(CERTIFICATE) as peer:
-        _, answer, _ = await house.offer(peer, VIDEO, AUDIO)
+        _, answer, _ = await house.offer(peer, VIDEO, AUDIO_OUT)
         sink = house.sink
         await peer.connect(answer)
         peer.filter_out = lambda data: 128 <= data[0] < 192 and rng.random() < loss
@@ -258,7 +203,7 @@ async def test_refusals_leave_nothing_behind(house: House) -> None:
     assert (await house.offer(peer, VIDEO.replace("sendonly", "recvonly")))[0] == 406
     assert (await house.offer(peer, VIDEO.replace("H264", "DIRAC")))[0] == 406
     house.gate.kinds = frozenset({Kind.AUDIO})
-    status, reason, _ = await house.offer(peer, VIDEO, AUDIO)
+    status, reason, _ = await house.offer(peer, VIDEO, AUDIO_OUT)
     assert (status, "does not let video be published" in reason) == (403, True)
     house.gate.kinds = frozenset(Kind)
     assert house.registry.publications == []
@@ -270,13 +215,13 @@ async def test_refusals_leave_nothing_behind(house: House) -> None:
 
 async def test_who_holds_the_room_is_not_put_out_while_heard(house: House) -> None:
     async with TestPeer(CERTIFICATE) as first, TestPeer(CERTIFICATE) as second:
-        _, answer, _ = await house.offer(first, VIDEO, AUDIO)
+        _, answer, _ = await house.offer(first, VIDEO, AUDIO_OUT)
         await first.connect(answer)
         async with background(Publisher(first).run()):
             sink = house.sink
             await house.until(lambda: sink.packets)
             house.gate.publish = _rejecting(house.gate)  # type: ignore[method-assign]  # as an ingress with takeover reject
-            status, reason, _ = await house.offer(second, VIDEO, AUDIO)
+            status, reason, _ = await house.offer(second, VIDEO, AUDIO_OUT)
             assert (status, "already" in reason) == (409, True)
             assert len(house.endpoint) == 1
         assert not first.closed.is_set()
@@ -291,12 +236,12 @@ def _rejecting(gate: Gate) -> Any:
 
 async def test_takeover_kick_and_silence(house: House) -> None:
     async with TestPeer(CERTIFICATE) as first, TestPeer(CERTIFICATE) as second:
-        _, answer, _ = await house.offer(first, VIDEO, AUDIO)
+        _, answer, _ = await house.offer(first, VIDEO, AUDIO_OUT)
         await first.connect(answer)
         async with background(Publisher(first).run()):
             sink = house.sink
             await house.until(lambda: sink.packets)
-            _, answer, _ = await house.offer(second, VIDEO, AUDIO)
+            _, answer, _ = await house.offer(second, VIDEO, AUDIO_OUT)
             await asyncio.wait_for(first.closed.wait(), 5)
         await second.connect(answer)
         async with background(Publisher(second).run()):
@@ -311,7 +256,7 @@ async def test_takeover_kick_and_silence(house: House) -> None:
 
 async def test_a_tab_that_is_closed_says_goodbye_by_dtls(house: House) -> None:
     async with TestPeer(CERTIFICATE) as peer:
-        _, answer, _ = await house.offer(peer, VIDEO, AUDIO)
+        _, answer, _ = await house.offer(peer, VIDEO, AUDIO_OUT)
         await peer.connect(answer)
         async with background(Publisher(peer).run()):
             (publication,) = house.registry.publications
@@ -324,7 +269,7 @@ async def test_a_tab_that_is_closed_says_goodbye_by_dtls(house: House) -> None:
 
 async def test_who_never_sends_is_put_out(house: House) -> None:
     async with TestPeer(CERTIFICATE) as peer:
-        _, answer, _ = await house.offer(peer, VIDEO, AUDIO)
+        _, answer, _ = await house.offer(peer, VIDEO, AUDIO_OUT)
         await peer.connect(answer)
         (publication,) = house.registry.publications
         await house.until(lambda: publication.ended, 10)
@@ -348,7 +293,7 @@ async def test_ffmpeg_publishes_by_whip(house: House) -> None:
         sink = house.sink
         await house.until(lambda: sink.count(Kind.VIDEO) >= 100 and sink.count(Kind.AUDIO) >= 180, 20)
         assert publication.health.drops == {}
-        assert [(t.codec, t.width, t.channels) for t in sink.tracks] == [(Codec.H264, 320, 0), (Codec.OPUS, 0, 2)]
+        assert [(t.codec, t.width, t.channels) for t in sink.tracks[-1]] == [(Codec.H264, 320, 0), (Codec.OPUS, 0, 2)]
         assert sink.gaps == []
         shown = [p for p in sink.packets if p.track.is_video]
         assert shown[0].keyframe
@@ -363,7 +308,7 @@ async def test_ffmpeg_publishes_by_whip(house: House) -> None:
 
 async def test_ice_restarts_and_the_picture_goes_on(house: House) -> None:
     async with TestPeer(CERTIFICATE) as peer:
-        _, answer, location = await house.offer(peer, VIDEO, AUDIO)
+        _, answer, location = await house.offer(peer, VIDEO, AUDIO_OUT)
         await peer.connect(answer)
         async with background(Publisher(peer).run()):
             sink = house.sink

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fractions
-import os
 import re
 import uuid
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,14 +17,14 @@ from aiortc import AudioStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSes
 from aiortc.contrib.media import MediaBlackhole
 from aiortc.sdp import candidate_from_sdp
 from av import VideoFrame
-from playwright.async_api import Browser, Page, async_playwright
+from harness.chromium import chromium
+from harness.pages import FRAMES, PATIENCE, becomes, go_on_air, moves, ready_to_publish, served, shoot, state
+from playwright.async_api import Browser, Page
 
-from medianode import clock
-from medianode.auth import Door, PublishGrant, ReadGrant, Takeover
+from medianode.auth import ReadGrant
 from medianode.config import Config
 from medianode.events import Bus
 from medianode.media.names import room_name
-from medianode.media.packet import Packet
 from medianode.media.track import VIDEO_CLOCK_RATE, Codec, Track
 from medianode.origin import Origin
 from medianode.routing.publication import Publication
@@ -36,16 +34,7 @@ from medianode.web.pages import Pages
 
 pytestmark = pytest.mark.interop
 
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"),
-    *("--disable-component-update", "--autoplay-policy=no-user-gesture-required"),
-    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--host-resolver-rules=MAP node.test 127.0.0.1"),
-]
-PATIENCE = 30_000
 KEY = "whip_key"
-ROOM = "live-demo"
-SHOTS = Path(os.environ.get("SCREENSHOTS", "/nonexistent"))
 VIDEO = Track(0, Codec.H264, VIDEO_CLOCK_RATE, width=640, height=360, frame_rate=30.0)
 AUDIO = Track(1, Codec.AAC, 48_000, sample_rate=48_000, channels=2)
 CORS = {
@@ -110,22 +99,7 @@ class StandIn:
         ]
 
     def publish(self, *tracks: Track) -> None:
-        grant = PublishGrant(
-            project_id="p1",
-            slug="live",
-            room=ROOM,
-            identity="obs",
-            name="OBS",
-            kind=Door.RTMP,
-            ingress_id="IN_1",
-            takeover=Takeover.REPLACE,
-            hold=60.0,
-        )
-        room, publication = self.registry.publish(grant, "rtmp", "192.0.2.7", lambda error: None)
-        publication.set_tracks(tracks)
-        for track in tracks:
-            publication.write(Packet(track, b"\0" * 1000, 0, 0, True, clock.now()))
-        self.live = (room, publication)
+        self.live = go_on_air(self.registry, tracks)
 
     def cut(self, *, final: bool = False) -> None:
         assert self.live is not None
@@ -201,68 +175,20 @@ class StandIn:
         return sum(what == f"POST {door}" for what, _ in self.asked)
 
 
-@contextlib.asynccontextmanager
-async def standing_in() -> AsyncIterator[StandIn]:
-    node = StandIn()
-    app = web.Application()
-    app.add_routes(node.routes())
-    runner = web.AppRunner(app, shutdown_timeout=2)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    node.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    try:
-        yield node
-    finally:
-        await node.hang_up()
-        await runner.cleanup()
-
-
 @pytest.fixture
 async def node() -> AsyncIterator[StandIn]:
-    async with standing_in() as made:
-        yield made
+    made = StandIn()
+    async with served(made.routes()) as made.url:
+        try:
+            yield made
+        finally:
+            await made.hang_up()
 
 
 @pytest.fixture
 async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        made = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        try:
-            yield made
-        finally:
-            await made.close()
-
-
-@pytest.fixture
-async def page(browser: Browser) -> Page:
-    page = await browser.new_page(viewport={"width": 1280, "height": 800})
-    page.set_default_timeout(PATIENCE)
-    return page
-
-
-async def shoot(page: Page, name: str) -> None:
-    if SHOTS.is_dir():
-        await page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
-
-
-async def state(page: Page, wanted: str, mode: str = "") -> None:
-    also = f"[data-mode={mode}]" if mode else ""
-    await page.wait_for_selector(f"[data-player][data-state={wanted}]{also}")
-
-
-async def becomes(page: Page, expression: str, timeout: float = 30.0) -> None:
-    """Polled from outside: the pages' Content-Security-Policy forbids the evaluating that Playwright's own waiting does."""
-    async with asyncio.timeout(timeout):
-        while not await page.evaluate(expression):
-            await asyncio.sleep(0.1)
-
-
-FRAMES = "document.querySelector('video').getVideoPlaybackQuality().totalVideoFrames"
-
-
-async def moves(page: Page) -> None:
-    before = await page.evaluate(FRAMES)
-    await becomes(page, f"{FRAMES} > {before + 15}")
+    async with chromium("--host-resolver-rules=MAP node.test 127.0.0.1") as made:
+        yield made
 
 
 async def test_the_player_plays_in_real_time_first_and_shows_its_figures(node: StandIn, page: Page) -> None:
@@ -368,12 +294,6 @@ async def test_the_script_waits_as_the_node_asks_and_stops_where_trying_is_of_no
     await page.evaluate("player.start()")
     await becomes(page, "player.state === 'failed'")
     assert await page.evaluate("player.error.code") == "unauthorized"
-
-
-async def ready_to_publish(page: Page, url: str, key: str) -> None:
-    await page.goto(f"{url}/publish/live/demo#key={key}")
-    await page.click("#use-camera")
-    await becomes(page, "document.querySelector('#video').videoWidth > 0")
 
 
 async def test_a_camera_goes_live_with_the_key_of_the_fragment(node: StandIn, page: Page) -> None:

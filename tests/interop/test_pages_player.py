@@ -14,17 +14,18 @@ import imageio_ffmpeg
 import msgspec
 import pytest
 from aiohttp import web
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from harness.chromium import QUIET, chromium
+from harness.pages import PATIENCE, ROOM, go_on_air, served, state
+from playwright.async_api import BrowserContext, Page
 
 from medianode import clock
 from medianode.api.sessions import room_view, view_of
 from medianode.api.urls import Ports, Urls
-from medianode.auth import Door, PublishGrant, ReadGrant, Takeover
+from medianode.auth import ReadGrant
 from medianode.config import Config, Rtc
 from medianode.errors import MedianodeError, Unauthorized
 from medianode.events import Bus
 from medianode.media.names import room_name
-from medianode.media.packet import Packet
 from medianode.media.track import VIDEO_CLOCK_RATE, Codec, Track
 from medianode.origin import OPEN_CORS, Origin, bearer, media_error
 from medianode.routing.publication import Publication
@@ -37,19 +38,8 @@ pytestmark = pytest.mark.interop
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 KEY = "sk_operator"
-ROOM = "live-demo"
 PEM = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 AUTOPLAY = "--autoplay-policy=no-user-gesture-required"
-PATIENCE = 30_000
 VIDEO = Track(0, Codec.H264, VIDEO_CLOCK_RATE, width=640, height=360, frame_rate=25.0)
 JPEG = Track(0, Codec.MJPEG, VIDEO_CLOCK_RATE, width=320, height=240)
 AUDIO = Track(1, Codec.AAC, 48_000, sample_rate=48_000, channels=2)
@@ -100,24 +90,9 @@ class Node:
 
     async def publish(self, *tracks: Track, hold: float = 60.0, media: bool = True) -> None:
         """Go on air; with `media` an FFmpeg writes HLS, continuing the playlist that may be there."""
-        grant = PublishGrant(
-            project_id="p1",
-            slug="live",
-            room=ROOM,
-            identity="obs",
-            name="OBS",
-            kind=Door.RTMP,
-            ingress_id="IN_1",
-            takeover=Takeover.REPLACE,
-            hold=hold,
-        )
         if media:
             await self.encode()
-        room, publication = self.registry.publish(grant, "rtmp", "192.0.2.7", lambda error: None)
-        publication.set_tracks(tracks)
-        for track in tracks:
-            publication.write(Packet(track, b"\0" * 1000, 0, 0, True, clock.now()))
-        self.live = (room, publication)
+        self.live = go_on_air(self.registry, tracks, hold)
 
     async def encode(self) -> None:
         command = (
@@ -250,23 +225,16 @@ async def running(directory: Path, *, with_hls: bool = True) -> AsyncIterator[No
     media.mkdir()
     node = Node(media, static)
     node.jpegs = await make_jpegs(12)
-    app = web.Application()
-    app.add_routes(node.routes())
-    runner = web.AppRunner(app, shutdown_timeout=2)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    node.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    try:
-        yield node
-    finally:
-        node.closing.set()
-        await node.stop_encoder()
-        for room in node.registry:
-            for publication in tuple(room.publications.values()):
-                room.end(publication, "shutdown", final=True)
-            room.release("obs")
-        await runner.cleanup()
+    async with served(node.routes()) as node.url:
+        try:
+            yield node
+        finally:
+            node.closing.set()
+            await node.stop_encoder()
+            for room in node.registry:
+                for publication in tuple(room.publications.values()):
+                    room.end(publication, "shutdown", final=True)
+                room.release("obs")
 
 
 @pytest.fixture
@@ -276,19 +244,9 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
         yield made
 
 
-@contextlib.asynccontextmanager
-async def chromium(*flags: str) -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=[*FLAGS, *flags])
-        try:
-            yield browser
-        finally:
-            await browser.close()
-
-
 @pytest.fixture
 async def context() -> AsyncIterator[BrowserContext]:
-    async with chromium(AUTOPLAY) as browser:
+    async with chromium(AUTOPLAY, base=QUIET) as browser:
         made = await browser.new_context(viewport={"width": 1280, "height": 800})
         made.set_default_timeout(PATIENCE)
         yield made
@@ -300,10 +258,6 @@ def watch(page: Page) -> list[str]:
     page.on("pageerror", lambda e: wrong.append(str(e)))
     page.on("console", lambda m: wrong.append(m.text) if "Content Security Policy" in m.text else None)
     return wrong
-
-
-async def state(page: Page, wanted: str) -> None:
-    await page.wait_for_selector(f'[data-player][data-state="{wanted}"]', timeout=PATIENCE)
 
 
 async def moves(page: Page) -> None:
@@ -471,7 +425,7 @@ async def test_strangers_may_frame_the_embedded_player_which_starts_muted_and_no
 
 async def test_forbidden_autoplay_with_sound_starts_muted_and_offers_sound(node: Node) -> None:
     await node.publish(VIDEO, AUDIO)
-    async with chromium("--autoplay-policy=user-gesture-required") as browser:
+    async with chromium("--autoplay-policy=user-gesture-required", base=QUIET) as browser:
         page = await browser.new_page()
         for _ in range(4):
             await page.goto(f"{node.url}/play/live/demo")

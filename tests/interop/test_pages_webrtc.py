@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,67 +13,10 @@ from urllib.parse import quote, unquote
 import pytest
 from aiohttp import web
 from harness import H264_AAC, Node, ffmpeg_process, moving_picture, running, until
-from playwright.async_api import Browser, Page, Route, async_playwright
+from harness.pages import PATIENCE, becomes, moves, ready_to_publish, served, shoot, state
+from playwright.async_api import Browser, Page, Route
 
 pytestmark = pytest.mark.interop
-
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"),
-    *("--disable-component-update", "--autoplay-policy=no-user-gesture-required"),
-    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
-]
-PATIENCE = 30_000
-SHOTS = Path(os.environ.get("SCREENSHOTS", "/nonexistent"))
-"""Where to leave screenshots for people to look at; nowhere unless told."""
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        made = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        try:
-            yield made
-        finally:
-            await made.close()
-
-
-@pytest.fixture
-async def page(browser: Browser) -> Page:
-    page = await browser.new_page(viewport={"width": 1280, "height": 800})
-    page.set_default_timeout(PATIENCE)
-    return page
-
-
-async def shoot(page: Page, name: str) -> None:
-    if SHOTS.is_dir():
-        await page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
-
-
-async def state(page: Page, wanted: str, mode: str = "") -> None:
-    also = f"[data-mode={mode}]" if mode else ""
-    await page.wait_for_selector(f"[data-player][data-state={wanted}]{also}")
-
-
-async def becomes(page: Page, expression: str, timeout: float = 30.0) -> None:
-    """Polled from outside: the pages' Content-Security-Policy forbids the evaluating that Playwright's own waiting does."""
-    async with asyncio.timeout(timeout):
-        while not await page.evaluate(expression):
-            await asyncio.sleep(0.1)
-
-
-FRAMES = "document.querySelector('video').getVideoPlaybackQuality().totalVideoFrames"
-
-
-async def moves(page: Page) -> None:
-    before = await page.evaluate(FRAMES)
-    await becomes(page, f"{FRAMES} > {before + 15}")
-
-
-async def ready_to_publish(page: Page, url: str, key: str) -> None:
-    await page.goto(f"{url}/publish/live/demo#key={key}")
-    await page.click("#use-camera")
-    await becomes(page, "document.querySelector('#video').videoWidth > 0")
 
 
 @asynccontextmanager
@@ -84,15 +26,8 @@ async def elsewhere() -> AsyncIterator[str]:
     async def page(request: web.Request) -> web.Response:
         return web.Response(text=f"<!doctype html><title>elsewhere</title>{unquote(request.query_string)}", content_type="text/html")
 
-    app = web.Application()
-    app.add_routes([web.get("/", page)])
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
-    finally:
-        await runner.cleanup()
+    async with served([web.get("/", page)]) as url:
+        yield f"{url}/"
 
 
 async def whip_key(page: Page, node: Node, room: str = "demo") -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import running, until
-from harness.chromium import Lab, ask, chromium, on_air, whip_key
+from harness.chromium import Lab, ask, on_air, whip_key
 from harness.lossy import lossy
 from playwright.async_api import Browser
 
@@ -22,12 +21,6 @@ LOSSY = 8.0
 """Seconds on the bad network."""
 GLASS_TO_GLASS, LIPS = 300, 100
 """Milliseconds, p50."""
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as made:
-        yield made
 
 
 async def watch(publisher: Lab, viewer: Lab, seconds: float, codec: str) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession
 from harness import H264_AAC, Node, ffmpeg, ffmpeg_process, moving_picture, run, running
-from harness.chromium import Lab, ask, chromium, on_air, treatment, whip_key
+from harness.chromium import Lab, ask, on_air, treatment, whip_key
 from PIL import Image
 from playwright.async_api import Browser
 
@@ -30,12 +29,6 @@ FLASH = "drawbox=x=160:y=180:w=320:h=180:t=fill:color=white:enable='lt(mod(t,1),
 BEEP = "aevalsrc='if(lt(mod(t,1),0.12),0.6*sin(2*PI*1000*t),0.02*sin(2*PI*440*t))'"
 LIPS = 100
 """Milliseconds between picture and sound, once the player has brought them in step."""
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as made:
-        yield made
 
 
 def rtmp(node: Node, codecs: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from harness.sinks import Sink
 from playwright.async_api import Page, async_playwright
 from samples import grant
 
@@ -24,8 +25,7 @@ from medianode.events import Bus
 from medianode.ingress.whip.door import WhipDoor
 from medianode.ingress.whip.service import WhipService
 from medianode.media.names import room_name
-from medianode.media.packet import Gap, Packet
-from medianode.media.track import Codec, Track
+from medianode.media.track import Codec
 from medianode.origin import Origin
 from medianode.routing.publication import Publication
 from medianode.routing.registry import Registry
@@ -82,27 +82,7 @@ class Gate:
         return grant(kind=door, hold=0.5)
 
 
-class Sink:
-    def __init__(self) -> None:
-        self.tracks: list[tuple[Track, ...]] = []
-        self.packets: list[Packet] = []
-        self.gaps: list[str] = []
-
-    def on_tracks(self, tracks: tuple[Track, ...]) -> None:
-        self.tracks.append(tracks)
-
-    def on_packet(self, packet: Packet) -> None:
-        self.packets.append(packet)
-
-    def on_gap(self, gap: Gap) -> None:
-        self.gaps.append(gap.cause)
-
-    def on_end(self, cause: str) -> None:
-        """The room is off air."""
-
-    def of(self, ident: int) -> list[Packet]:
-        return [p for p in self.packets if p.track.id == ident]
-
+class Measured(Sink):
     def bitrate(self, ident: int, seconds: float) -> float:
         since = clock.now() - seconds
         return sum(len(p.data) for p in self.of(ident) if p.received_at > since) * 8 / seconds
@@ -123,9 +103,9 @@ class Node:
     async def _page(self, request: web.Request) -> web.Response:
         return web.Response(text="<!doctype html><title>publish</title>", content_type="text/html")
 
-    async def started(self) -> tuple[Publication, Sink]:
+    async def started(self) -> tuple[Publication, Measured]:
         (publication,) = self.registry.publications
-        sink = Sink()
+        sink = Measured(ends=True)
         publication.attach(sink)
         await until(lambda: publication.active)
         return publication, sink

@@ -99,7 +99,15 @@ def test_same_secret() -> None:
 
 
 @pytest.mark.parametrize(
-    ("has", "may"), [({"admin"}, {"admin", "live", "view"}), ({"live"}, {"live", "view"}), ({"view"}, {"view"}), (set(), set())]
+    ("has", "may"),
+    [
+        ({"admin"}, {"admin", "live", "moderate", "video", "view"}),
+        ({"live"}, {"live", "view"}),
+        ({"video"}, {"video"}),
+        ({"moderate"}, {"moderate"}),
+        ({"view"}, {"view"}),
+        (set(), set()),
+    ],
 )
 def test_permissions(has: set[str], may: set[str]) -> None:
     principal = Principal(key_id="k", project_id=None, slug=None, permissions=frozenset(has), node=True)

@@ -11,41 +11,18 @@ from typing import Any
 
 import aiohttp
 import pytest
+from harness.sinks import Sink
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from medianode import telemetry
 from medianode.config import Limits, WsJpeg
 from medianode.errors import NotFound, PeerGone
-from medianode.media.packet import Gap, Packet
-from medianode.media.track import Track
 
 READY = '{"type":"ready","room":"live-gate","streamId":"live-gate/wscam-one","maxFps":15,"maxFrameBytes":262144,"idleTimeoutSec":30}'
 Picture = Callable[..., bytes]
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 Start = Callable[..., Awaitable[Any]]
-
-
-class Recorder:
-    """A Sink that keeps what it is handed."""
-
-    def __init__(self) -> None:
-        self.packets: list[Packet] = []
-        self.tracks: list[tuple[Track, ...]] = []
-        self.gaps: list[str] = []
-        self.ended = ""
-
-    def on_tracks(self, tracks: tuple[Track, ...]) -> None:
-        self.tracks.append(tracks)
-
-    def on_packet(self, packet: Packet) -> None:
-        self.packets.append(packet)
-
-    def on_gap(self, gap: Gap) -> None:
-        self.gaps.append(gap.cause)
-
-    def on_end(self, cause: str) -> None:
-        self.ended = cause
 
 
 def camera(url: str, **options: Any) -> connect:
@@ -82,7 +59,7 @@ async def test_ready_is_exact_and_frames_come_through_untouched(start: Start, pi
         assert await socket.recv() == READY
         assert socket.protocol.extensions == []
         room = node.registry.find("p1", "live-gate")
-        recorder = Recorder()
+        recorder = Sink(ends=True)
         room.attach(recorder)
         for data in sent:
             await socket.send(data)
@@ -90,7 +67,7 @@ async def test_ready_is_exact_and_frames_come_through_untouched(start: Start, pi
     assert [p.data for p in recorder.packets] == sent
     assert [(t.codec.value, t.clock_rate, t.width, t.height) for t in recorder.tracks[0]] == [("mjpeg", 90_000, 64, 48)]
     assert [p.pts for p in recorder.packets] == sorted({p.pts for p in recorder.packets})
-    await until(lambda: recorder.ended != "")
+    await until(lambda: bool(recorder.ended))
     assert node.registry.find("p1", "live-gate") is None
     assert node.cameras.cameras == 0
 
@@ -137,7 +114,7 @@ async def test_the_same_key_again_takes_over_and_players_stay(start: Start, pict
     async with camera(node.ws()) as old:
         await old.recv()
         await old.send(picture(1))
-        recorder = Recorder()
+        recorder = Sink(ends=True)
         node.registry.find("p1", "live-gate").attach(recorder)
         await until(lambda: len(recorder.packets) == 1)
         async with camera(node.ws()) as new:
@@ -147,7 +124,7 @@ async def test_the_same_key_again_takes_over_and_players_stay(start: Start, pict
             await new.send(picture(2, width=32))
             await until(lambda: len(recorder.packets) == 2)
             assert recorder.packets[1].data == picture(2, width=32)
-            assert recorder.ended == ""
+            assert not recorder.ended
 
 
 async def test_deletion_and_shutdown_put_the_camera_out_at_once(start: Start, picture: Picture, until: Until) -> None:
@@ -155,7 +132,7 @@ async def test_deletion_and_shutdown_put_the_camera_out_at_once(start: Start, pi
     async with camera(node.ws()) as socket:
         await socket.recv()
         await socket.send(picture(1))
-        recorder = Recorder()
+        recorder = Sink(ends=True)
         node.registry.find("p1", "live-gate").attach(recorder)
         await until(lambda: len(recorder.packets) == 1)
         assert node.registry.kick_ingress("in_wsk_one", NotFound("the ingress was deleted", code="ingress-deleted"))
@@ -171,7 +148,7 @@ async def test_a_new_size_is_a_new_track(start: Start, picture: Picture, until: 
     node = await start()
     async with camera(node.ws()) as socket:
         await socket.recv()
-        recorder = Recorder()
+        recorder = Sink(ends=True)
         node.registry.find("p1", "live-gate").attach(recorder)
         await socket.send(picture(1))
         await socket.send(picture(2, width=160, height=120))
@@ -340,7 +317,7 @@ async def test_stats_and_strange_texts_are_ignored(start: Start, picture: Pictur
 
 async def test_a_publisher_that_returns_within_the_hold_keeps_its_players(start: Start, picture: Picture, until: Until) -> None:
     node = await start(hold=30.0)
-    recorder = Recorder()
+    recorder = Sink(ends=True)
     async with camera(node.ws()) as socket:
         await socket.recv()
         node.registry.find("p1", "live-gate").attach(recorder)
@@ -351,7 +328,7 @@ async def test_a_publisher_that_returns_within_the_hold_keeps_its_players(start:
         await socket.recv()
         await socket.send(picture(2))
         await until(lambda: len(recorder.packets) == 2)
-    assert recorder.ended == ""
+    assert not recorder.ended
     assert "publisher-gap" in recorder.gaps
 
 

@@ -1,14 +1,14 @@
 """Tracks from real packets: waits, late tracks, changes, missing parameter sets, clocks that jump."""
 
 import pytest
+from harness.sinks import Sink
 from samples import grant
 
 from medianode.codecs import h264
 from medianode.errors import LimitExceeded, ProtocolError
 from medianode.ingress.assembler import BAD_FRAMES, Assembler
 from medianode.media.gop import GopCache
-from medianode.media.packet import Gap, Packet
-from medianode.media.track import Codec, Kind, Track
+from medianode.media.track import Codec, Kind
 from medianode.routing.publication import Publication
 
 # x264, 320x240 High and 640x480 Baseline; made with FFmpeg 9 (see tests/vectors/codecs)
@@ -18,25 +18,6 @@ AVCC = h264.build_avcc((SPS,), (PPS,))
 ASC = bytes.fromhex("1190")  # AAC LC, 48 kHz, stereo
 IDR = bytes.fromhex("00000005658884002a")
 SLICE = bytes.fromhex("00000005419a246c41")
-
-
-class Sink:
-    def __init__(self) -> None:
-        self.tracks: list[tuple[Track, ...]] = []
-        self.packets: list[Packet] = []
-        self.gaps: list[str] = []
-
-    def on_tracks(self, tracks: tuple[Track, ...]) -> None:
-        self.tracks.append(tracks)
-
-    def on_packet(self, packet: Packet) -> None:
-        self.packets.append(packet)
-
-    def on_gap(self, gap: Gap) -> None:
-        self.gaps.append(gap.cause)
-
-    def on_end(self, cause: str) -> None:
-        raise AssertionError(cause)
 
 
 @pytest.fixture

@@ -22,40 +22,19 @@ from harness.rtp_sender import (
     audio_media,
     video_media,
 )
+from harness.sinks import Sink
 from samples import grant
 
 from medianode.config import Config, Limits
 from medianode.errors import PeerGone
 from medianode.events import Bus, Event
 from medianode.ingress.whip.session import WhipSession
-from medianode.media.packet import Gap, Packet
-from medianode.media.track import Codec, Track
+from medianode.media.packet import Packet
+from medianode.media.track import Codec
 from medianode.protocols.rtp import packet as rtp
 from medianode.protocols.rtp import rtcp
 from medianode.protocols.sdp.plan import ReceiveMedia
 from medianode.routing.registry import Registry
-
-
-class Sink:
-    def __init__(self) -> None:
-        self.tracks: list[tuple[Track, ...]] = []
-        self.packets: list[Packet] = []
-        self.gaps: list[str] = []
-
-    def on_tracks(self, tracks: tuple[Track, ...]) -> None:
-        self.tracks.append(tracks)
-
-    def on_packet(self, packet: Packet) -> None:
-        self.packets.append(packet)
-
-    def on_gap(self, gap: Gap) -> None:
-        self.gaps.append(gap.cause)
-
-    def on_end(self, cause: str) -> None:
-        raise AssertionError(cause)
-
-    def of(self, ident: int) -> list[Packet]:
-        return [p for p in self.packets if p.track.id == ident]
 
 
 @dataclass

@@ -8,42 +8,20 @@ from typing import Any
 
 import pytest
 from harness.rtp_sender import VP8, VP8_RTX, Encoder, FakePeer, Path, audio_media, video_media
+from harness.sinks import Sink
 from samples import grant
 
 from medianode.config import Config
 from medianode.events import Bus
 from medianode.ingress.whip.layers import Layer, LayerPicker
 from medianode.ingress.whip.session import WhipSession
-from medianode.media.packet import Gap, Packet
-from medianode.media.track import Codec, Track
+from medianode.media.track import Codec
 from medianode.protocols.sdp.plan import ReceiveMedia
 from medianode.routing.registry import Registry
 
 RIDS = ("q", "h", "f")
 SIZES = {"q": (320, 180), "h": (640, 360), "f": (1280, 720)}
 TRACKS = {"q": 2, "h": 4, "f": 6}
-
-
-class Sink:
-    def __init__(self) -> None:
-        self.tracks: list[tuple[Track, ...]] = []
-        self.packets: list[Packet] = []
-        self.gaps: list[str] = []
-
-    def on_tracks(self, tracks: tuple[Track, ...]) -> None:
-        self.tracks.append(tracks)
-
-    def on_packet(self, packet: Packet) -> None:
-        self.packets.append(packet)
-
-    def on_gap(self, gap: Gap) -> None:
-        self.gaps.append(gap.cause)
-
-    def on_end(self, cause: str) -> None:
-        raise AssertionError(cause)
-
-    def of(self, ident: int) -> list[Packet]:
-        return [p for p in self.packets if p.track.id == ident]
 
 
 class Stage:
