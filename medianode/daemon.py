@@ -9,16 +9,15 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from medianode import clock, telemetry
 from medianode.api import Api, Ports
-from medianode.auth import FailedLogins, Gatekeeper, Permission
+from medianode.auth import FailedLogins, Gatekeeper
 from medianode.certificate import Certificate, open_certificate
 from medianode.config import Config, split_listen
 from medianode.control.first_start import FirstStart, first_start
@@ -35,30 +34,25 @@ from medianode.egress.screen import Screens
 from medianode.egress.whep.door import WhepDoor
 from medianode.egress.whep.service import WhepService
 from medianode.egress.ws_live import LiveSocketDoor
-from medianode.errors import ConfigError, MedianodeError, PeerGone, StorageError
+from medianode.errors import ConfigError, PeerGone, StorageError
 from medianode.events import Bus, IngressDeleted
+from medianode.health import Health
 from medianode.ingress.rtmp import RtmpDoor
 from medianode.ingress.whip.door import WhipDoor
 from medianode.ingress.whip.service import WhipService
 from medianode.ingress.ws_jpeg import CameraDoor
-from medianode.life import LoopLag, Notifier, feed_watchdog, register_process_metrics
+from medianode.life import Notifier, feed_watchdog
 from medianode.listener import HttpListener
-from medianode.media.track import Track
-from medianode.origin import Origin, media_error
-from medianode.routing.publication import Publication
+from medianode.origin import Origin
 from medianode.routing.registry import Registry
-from medianode.routing.subscription import Subscription
 from medianode.rtc.endpoint import Endpoint
 from medianode.rtc.signalling import Signalling
-from medianode.store.database import Database, open_database
-from medianode.tasks import background, every, listen_tcp
+from medianode.store.database import open_database
+from medianode.tasks import background, listen_tcp
 from medianode.transcode.renditions import Renditions
 from medianode.web.pages import Pages
 
 log = logging.getLogger("medianode.daemon")
-MAX_LAG = 5.0
-"""Seconds: a loop that has not turned for so long is not healthy."""
-PING_TIMEOUT = 2.0
 
 
 @dataclass(slots=True)
@@ -80,12 +74,9 @@ class Daemon:
         self.config = config
         self.bus = Bus()
         self.registry = Registry(self.bus, config.limits)
-        self.lag = LoopLag()
         self.webrtc: WebRtc | None = None
-        self._database: Database | None = None
-        self._gatekeeper: Gatekeeper | None = None
         self._origin = Origin(config.public_url, config.http.trusted_proxies)
-        self._stopping = False
+        self.health = Health(config, self.registry, self._origin)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Ready]:
@@ -98,7 +89,7 @@ class Daemon:
             rtmps = _listen(stack, config.rtmp.tls_listen, "rtmp.tls_listen") if config.rtmp.tls_listen else []
             rtc = _bind(stack, config) if config.rtc.enabled else None
             database = await stack.enter_async_context(open_database(config.store.url, data_dir, secret_file=config.store.secret_file))
-            self._database = database
+            self.health.database = database
             certificate = await asyncio.to_thread(open_certificate, config, data_dir)
             first = await first_start(database, data_dir)
 
@@ -110,7 +101,8 @@ class Daemon:
             options = RoomOptions(database)
             await options.load()
             failed = FailedLogins(limits.failed_logins_per_minute)
-            self._gatekeeper = gatekeeper = HouseGatekeeper(projects, keys, ingresses, failed, hold=config.ingress.hold)
+            gatekeeper = HouseGatekeeper(projects, keys, ingresses, failed, hold=config.ingress.hold)
+            self.health.gatekeeper = gatekeeper
             self.bus.subscribe(IngressDeleted, self._ingress_deleted)
             await self._warn_of_open_projects(projects)
 
@@ -127,7 +119,7 @@ class Daemon:
             screens = Screens(renditions, config.mjpeg)
             listener = HttpListener(limits, certificate.context)
             app = web.Application(middlewares=[listener.middleware, api.middleware], client_max_size=limits.http_body_bytes)
-            app.add_routes(self._own_routes())
+            app.add_routes(self.health.routes())
             for component in (
                 api,
                 hls,
@@ -139,12 +131,12 @@ class Daemon:
             ):
                 app.add_routes(component.routes())
 
-            self._register_metrics(renditions)
+            self.health.register_metrics(renditions)
             notifier = Notifier()
             services = (
-                self.lag.serve(),
-                self._watch_publications(),
-                feed_watchdog(notifier, self._complaint),
+                self.health.lag.serve(),
+                self.health.serve(),
+                feed_watchdog(notifier, self.health.complaint),
                 keys.serve(),
                 self._spared(lives.serve()),
             )
@@ -160,7 +152,7 @@ class Daemon:
                 try:
                     yield Ready(http[0].getsockname()[1], ports.rtmp, rtc.udp_port if rtc is not None else 0, data_dir, first, certificate)
                 finally:
-                    self._stopping = True
+                    self.health.stopping = True
                     notifier.tell("STOPPING=1")
                     await self._drain(door)
                     await self._spared(keys.write_used())
@@ -182,7 +174,7 @@ class Daemon:
         try:
             await writing
         except StorageError as e:
-            if not self._stopping:
+            if not self.health.stopping:
                 raise
             log.error("not written while stopping: %s: %s", e.code, e)
 
@@ -202,115 +194,6 @@ class Daemon:
                     project.slug,
                     project.slug,
                 )
-
-    # health
-
-    async def _watch_publications(self) -> None:
-        """Once a second: rates, and video that stopped while its connection lives."""
-        async for now in every(1.0):
-            self._look_at_publications(now)
-
-    def _look_at_publications(self, now: float) -> None:
-        """Not in the loop above, whose variables live on: the last publication would be kept, and its GOP with it."""
-        for publication in self.registry.publications:
-            for meter in publication.meters.values():
-                meter.sample(now)
-            self._watch_frozen(publication, now)
-
-    def _watch_frozen(self, publication: Publication, now: float) -> None:
-        video = publication.video
-        frozen = video is not None and publication.active and now - publication.meters[video.id].last_at > self.config.ingress.frozen_video
-        if frozen != publication.health.frozen_video:
-            publication.health.frozen_video = frozen
-            fields = {"room": publication.grant.room, "identity": publication.grant.identity}
-            if frozen:
-                publication.health.last_error = f"no video for {self.config.ingress.frozen_video:g} s while the connection lives"
-                log.warning("video frozen", extra={"fields": fields})
-            else:
-                log.info("video is back", extra={"fields": fields})
-
-    def _complaint(self) -> str:
-        """Empty while all is well. One frozen camera is its own fault; when none of them makes progress, it is ours."""
-        if clock.now() - self.lag.turned_at > MAX_LAG:
-            return f"the loop has not turned for {MAX_LAG:g} s"
-        active = [p for p in self.registry.publications if p.active]
-        # silent peers are put out by their doors, cameras only after idle_timeout: what stands still longer is ours
-        stalled = max(self.config.ingress.silence * 3, self.config.ws_jpeg.idle_timeout + self.config.ingress.silence * 2)
-        if len(active) > 1 and all(clock.now() - p.last_packet_at > stalled for p in active):
-            return f"none of {len(active)} live publications has made progress for {stalled:g} s"
-        return ""
-
-    def _own_routes(self) -> list[web.RouteDef]:
-        return [web.get("/healthz", self._healthz), web.get("/readyz", self._readyz), web.get("/metrics", self._metrics)]
-
-    async def _healthz(self, request: web.Request) -> web.Response:
-        complaint = self._complaint()
-        return web.json_response({"status": complaint or "ok"}, status=503 if complaint else 200, headers={"Cache-Control": "no-store"})
-
-    async def _readyz(self, request: web.Request) -> web.Response:
-        """Ready: the database answers and the node is not stopping."""
-        why = "stopping" if self._stopping else ""
-        if not why and self._database is not None:
-            try:
-                async with asyncio.timeout(PING_TIMEOUT):
-                    await self._database.ping()
-            except (TimeoutError, StorageError) as e:
-                why = f"database: {e}"
-        return web.json_response({"status": why or "ready"}, status=503 if why else 200, headers={"Cache-Control": "no-store"})
-
-    async def _metrics(self, request: web.Request) -> web.Response:
-        # Prometheus on the same machine needs no key; from elsewhere one with `live`: names of rooms and identities are in here
-        source = self._origin.source(request)
-        if source not in ("127.0.0.1", "::1") or "X-Forwarded-For" in request.headers:
-            try:
-                assert self._gatekeeper is not None
-                await self._gatekeeper.control(request.headers.get("Authorization"), Permission.LIVE, source=source)
-            except MedianodeError as e:
-                return media_error(e, {})
-        return web.Response(body=telemetry.exposition(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
-
-    def _register_metrics(self, renditions: Renditions) -> None:
-        register_process_metrics()
-        registry = self.registry
-        telemetry.gauge(
-            "medianode_queue_packets",
-            "Packets waiting in the queues of one kind, all together",
-            "queue",
-            read=lambda: [
-                (("renditions",), sum(r.queued for r in renditions.all)),
-                (("readers",), sum(s.queued for p in registry.publications for s in p.sinks if isinstance(s, Subscription))),
-            ],
-        )
-        telemetry.gauge("medianode_rooms", "Rooms by state", "state", read=lambda: _room_states(registry))
-        telemetry.gauge(
-            "medianode_publications", "Publications by door", "door", read=lambda: _count(p.door for p in registry.publications)
-        )
-        telemetry.gauge(
-            "medianode_publication_bytes",
-            "Media bytes of each live publication",
-            *("room", "identity", "track"),
-            read=lambda: [
-                ((p.grant.room, p.grant.identity, _track_name(p, t)), p.meters[t.id].nbytes)
-                for p in registry.publications
-                for t in p.tracks
-            ],
-        )
-        telemetry.gauge(
-            "medianode_publication_packets",
-            "Packets of each live publication",
-            *("room", "identity", "track"),
-            read=lambda: [
-                ((p.grant.room, p.grant.identity, _track_name(p, t)), p.meters[t.id].packets)
-                for p in registry.publications
-                for t in p.tracks
-            ],
-        )
-        telemetry.gauge(
-            "medianode_viewers",
-            "Viewers by door",
-            "door",
-            read=lambda: _sum((door, n) for room in registry for door, n in room.viewers.items()),
-        )
 
 
 class WebRtc:
@@ -386,24 +269,3 @@ def _bind(stack: contextlib.AsyncExitStack, config: Config) -> Endpoint:
         ) from None
     stack.callback(endpoint.shut)
     return endpoint
-
-
-def _track_name(publication: Publication, track: Track) -> str:
-    """The codec, and where there are several tracks of a kind what tells the others from the first."""
-    first = publication.video if track.is_video else publication.audio
-    return track.codec.value if track is first else f"{track.codec.value}-{track.layer or track.id}"
-
-
-def _room_states(registry: Registry) -> list[telemetry.Sample]:
-    return _count("held" if room.held else "live" if room.on_air else "idle" for room in registry)
-
-
-def _count(values: Iterable[str]) -> list[telemetry.Sample]:
-    return _sum((value, 1) for value in values)
-
-
-def _sum(pairs: Iterable[tuple[str, int]]) -> list[telemetry.Sample]:
-    totals: dict[str, int] = {}
-    for key, n in pairs:
-        totals[key] = totals.get(key, 0) + n
-    return [((key,), n) for key, n in totals.items()]

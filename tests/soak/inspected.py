@@ -12,10 +12,12 @@ from typing import Any
 from aiohttp import web
 
 from medianode import cli, daemon
+from medianode.config import Config
 from medianode.egress import rtmp_play
 from medianode.egress.whep.lane import Lane
 from medianode.egress.whep.layers import Stay
 from medianode.egress.whep.service import Watcher
+from medianode.health import Health
 from medianode.ingress.assembler import Assembler
 from medianode.ingress.whip.session import WhipSession
 from medianode.ingress.whip.streams import Incoming
@@ -107,19 +109,27 @@ def heap() -> int:
     return int(found.uordblks + found.hblkhd)
 
 
-class Inspected(daemon.Daemon):
+class InspectedHealth(Health):
     _renditions: Renditions
+    daemon: daemon.Daemon
 
-    def _register_metrics(self, renditions: Renditions) -> None:
+    def register_metrics(self, renditions: Renditions) -> None:
         self._renditions = renditions
-        super()._register_metrics(renditions)
+        super().register_metrics(renditions)
 
-    def _own_routes(self) -> list[web.RouteDef]:
-        return [*super()._own_routes(), web.get("/leftovers", self._leftovers)]
+    def routes(self) -> list[web.RouteDef]:
+        return [*super().routes(), web.get("/leftovers", self._leftovers)]
 
     async def _leftovers(self, request: web.Request) -> web.Response:
-        kept = {name: int(n) for name, n in held(self.webrtc, self._renditions, self.registry).items() if n}
+        kept = {name: int(n) for name, n in held(self.daemon.webrtc, self._renditions, self.daemon.registry).items() if n}
         return web.json_response({"left": kept | alive(), "heap": heap()})
+
+
+class Inspected(daemon.Daemon):
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.health = inspected = InspectedHealth(config, self.registry, self._origin)
+        inspected.daemon = self
 
 
 if __name__ == "__main__":

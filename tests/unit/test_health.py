@@ -25,7 +25,7 @@ def test_cameras_that_are_silent_for_less_than_their_door_allows_are_no_fault_of
         )  # fmt: skip
         _, publication = daemon.registry.publish(grant, "ws-mjpeg", "192.0.2.1", lambda error: None)
         publication.active_at = publication.last_packet_at = clock.now()
-    daemon.lag.turned_at = clock.now() + silent
+    daemon.health.lag.turned_at = clock.now() + silent
     now = clock.now()
     monkeypatch.setattr(clock, "now", lambda: now + silent)
-    assert bool(daemon._complaint()) is complains
+    assert bool(daemon.health.complaint()) is complains
