@@ -41,7 +41,9 @@ BENCHES = {
     "webrtc_sender": Bench("the fan-out alone, against protect and sendto per packet", 90),
     "webrtc_fanout": Bench("WHEP viewers beside stock aiortc", 300, quick=("-n", "20", "100", "--seconds=5", "--peer=0")),
     "webrtc_ingest": Bench("WHIP publishers", 150, quick=("-n", "5", "--seconds=4")),
+    "webhooks": Bench("webhook deliveries to a local sink", 240, quick=("--count=2000", "--events=12", "--pending=5000")),
     "latency": Bench("glass-to-glass latency", 120, quick=("--seconds=6",)),
+    "push": Bench("simulcast by RTMP beside FFmpeg -c copy", 180, quick=("-n", "10", "--seconds=6")),
     "together": Bench("loop lag while everything runs", 150, quick=("--seconds=10",)),
 }
 

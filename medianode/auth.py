@@ -25,6 +25,17 @@ class Door(StrEnum):
     WS_MJPEG = "ws-mjpeg"
 
 
+class Means(StrEnum):
+    """By what somebody views: nothing at all, a room token, a signed link, an API key, the room's own stream key, a playback id."""
+
+    PUBLIC = "public"
+    TOKEN = "token"  # noqa: S105 - a word
+    LINK = "link"
+    KEY = "key"
+    STREAM_KEY = "stream-key"
+    PLAYBACK = "playback"
+
+
 class Takeover(StrEnum):
     """What a second encoder does to a publication that is heard from. One that has fallen silent may always be replaced."""
 
@@ -47,8 +58,9 @@ class PublishGrant:
     """Leave to publish as `identity` into `room` (canonical). `hold`: seconds that the publication waits for its encoder to come back.
 
     `ingress_id` is None for a room token, and in a project open to key-less publishing. `kinds`: what may be published.
-    `max_height`: lines of picture that players may get, 0 for any; `max_duration`: seconds on air, 0 for ever. `max_bitrate`: bit/s, 0
-    for any.
+    `max_height`: lines of picture (`Track.lines`) that players may get, 0 for any; `max_duration`: seconds on air, 0 for ever.
+    `max_bitrate`: bit/s, 0 for any. `low_latency`: the room's HLS has parts, where the node's has.
+    `token_id`: of the room token that it was given for, or empty. `max_rooms`, `max_publishers`: of the project, 0 for any number.
     """
 
     project_id: str
@@ -66,14 +78,24 @@ class PublishGrant:
     max_height: int = 0
     max_duration: float = 0.0
     max_bitrate: int = 0
+    low_latency: bool = True
+    token_id: str = ""
+    max_rooms: int = 0
+    max_publishers: int = 0
+
+    @property
+    def scales(self) -> bool:
+        """A picture of more than `max_height` lines is made smaller; without it its publisher is refused."""
+        return self.enable_transcoding and not self.bypass_transcoding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadGrant:
-    """Leave to view `room` (canonical). `identity` is the token's, or empty; `expires_at` is wallclock, or None.
+    """Leave to view `room` (canonical). `identity` is the token's, or empty; `expires_at`: when it ends, wallclock, or None.
 
     `token_id` (a token's `jti`) and `key_id` (an API key's) tell by what it was given, so that revoking that ends the view. `playback_id`:
     the live stream's public name that was asked for, or empty. `max_viewers`: of the project, 0 for any number.
+    `shared`: what is sent may be kept by caches between.
     """
 
     project_id: str
@@ -87,6 +109,8 @@ class ReadGrant:
     key_id: str = ""
     playback_id: str = ""
     max_viewers: int = 0
+    means: Means = Means.PUBLIC
+    shared: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +154,14 @@ class Gatekeeper(Protocol):
         """View a room.
 
         `app` is the project's slug or id; `token` a JWT or an API key from the query, `bearer` one from the Authorization header.
+        """
+
+    async def read_playback(
+        self, playback_id: str, token: str | None = None, bearer: str | None = None, *, site: str = "", agent: str = "", source: str = ""
+    ) -> ReadGrant:
+        """View a live stream by one of its playback ids.
+
+        `site`: the Origin of the page that asks, else the Referer; `agent`: the User-Agent; empty where there is none.
         """
 
     async def control(
@@ -179,8 +211,7 @@ class FailedLogins:
     """A penalty per source: a leaky bucket of `per_minute` failures. A source without failures is never slowed.
 
     At most `sources` are remembered; the one that failed least recently is forgotten first. IPv6 is counted by /64, the smallest net that
-    one
-    customer gets. `now` is `clock.now()`.
+    one customer gets. `now` is `clock.now()`.
     """
 
     def __init__(self, per_minute: int, sources: int = 4096) -> None:

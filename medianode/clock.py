@@ -27,6 +27,14 @@ def iso(seconds: float, digits: int = 3) -> str:
     return utc(seconds).isoformat(timespec=spec).replace("+00:00", "Z")
 
 
+def seconds(text: str) -> float:
+    """The `wallclock()` value of an RFC 3339 text. Raises ValueError, also where the text names no zone."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("an instant without its zone")
+    return moment.timestamp()
+
+
 def cpu_seconds() -> float:
     """CPU seconds, user and system, of this process."""
     return time.process_time()

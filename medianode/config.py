@@ -70,6 +70,7 @@ class Hls(Section, frozen=True):
     container: Literal["fmp4", "ts"] = "fmp4"
     low_latency: bool = True
     segment_duration: Positive = 2.0
+    standard_segment_duration: Positive = 4.0
     part_duration: Positive = 0.5
     playlist_segments: Annotated[int, msgspec.Meta(ge=3, le=1000)] = 7
     dvr_window: Seconds = 0.0
@@ -108,6 +109,7 @@ class Rtc(Section, frozen=True):
 
 class Outbound(Section, frozen=True):
     allow: tuple[str, ...] = ()
+    cafile: str = ""
 
 
 class Webhooks(Section, frozen=True):
@@ -164,11 +166,17 @@ class Limits(Section, frozen=True):
     rtc_history_bytes: Count = 16 * 1024 * 1024
     rtc_unsent_bytes: Count = 8 * 1024 * 1024
     rtc_tcp_unsent_bytes: Count = 1024 * 1024
+    playback_ids: Count = 100
+    signing_keys: Count = 100
     webhook_endpoints: Count = 50
     webhook_connections: Count = 8
+    webhook_lanes: Count = 1024
+    webhook_letters: Count = 4096
     webhook_response_bytes: Count = 65_536
+    webhook_replays: Count = 100_000
     event_streams: Count = 100
     unwritten_facts: Count = 10_000
+    view_links: Count = 10_000
     push_targets: Count = 100
     push_targets_per_room: Count = 10
     shutdown_grace: Positive = 8.0

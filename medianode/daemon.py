@@ -12,30 +12,39 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 
 from medianode.api import Api, Ports
-from medianode.auth import FailedLogins, Gatekeeper
+from medianode.api.audit import AuditApi
+from medianode.api.deliveries import DeliveriesApi
+from medianode.api.events import EventsApi
+from medianode.api.fastpix import FastPix
+from medianode.api.links import LinksApi
+from medianode.api.live import Live
+from medianode.api.targets import TargetsApi
+from medianode.api.webhooks import WebhooksApi
+from medianode.auth import Gatekeeper
 from medianode.certificate import Certificate, open_certificate
 from medianode.config import Config, split_listen
 from medianode.control.first_start import FirstStart, first_start
-from medianode.control.gatekeeper import HouseGatekeeper
-from medianode.control.ingresses import Ingresses
-from medianode.control.keys import Keys
-from medianode.control.lifecycle import IngressLives
-from medianode.control.projects import Projects
+from medianode.control.nodes import open_node_id
 from medianode.control.room_options import Options, RoomOptions
+from medianode.control.use_cases import UseCases
 from medianode.egress.hls import HlsService
 from medianode.egress.mjpeg import MjpegDoor
+from medianode.egress.push.report import Pusher
+from medianode.egress.push.rtmp import RtmpPush
+from medianode.egress.push.service import PushService
+from medianode.egress.push.whip import WhipPush
 from medianode.egress.rtmp_play import RtmpPlayDesk
 from medianode.egress.screen import Screens
 from medianode.egress.whep.door import WhepDoor
 from medianode.egress.whep.service import WhepService
 from medianode.egress.ws_live import LiveSocketDoor
 from medianode.errors import ConfigError, PeerGone, StorageError
-from medianode.events import Bus, IngressDeleted
+from medianode.events import Bus, IngressChanged, IngressDeleted, IngressDisabled
 from medianode.health import Health
 from medianode.ingress.rtmp import RtmpDoor
 from medianode.ingress.whip.door import WhipDoor
@@ -44,13 +53,17 @@ from medianode.ingress.ws_jpeg import CameraDoor
 from medianode.life import Notifier, feed_watchdog
 from medianode.listener import HttpListener
 from medianode.origin import Origin
+from medianode.outbound import Outbound
 from medianode.routing.registry import Registry
 from medianode.rtc.endpoint import Endpoint
 from medianode.rtc.signalling import Signalling
 from medianode.store.database import open_database
 from medianode.tasks import background, listen_tcp
 from medianode.transcode.renditions import Renditions
+from medianode.transcode.scaled import Scaled
 from medianode.web.pages import Pages
+from medianode.webhooks.delivery import Delivery
+from medianode.webhooks.sender import open_sender
 
 log = logging.getLogger("medianode.daemon")
 
@@ -67,6 +80,25 @@ class Ready:
     certificate: Certificate
 
 
+class Component(Protocol):
+    """What has routes on the HTTP port."""
+
+    def routes(self) -> list[web.RouteDef]: ...
+
+
+class Sockets:
+    """All ports, open from the start and closed with the stack. Raises ConfigError, which names the key of the one that is taken."""
+
+    def __init__(self, stack: contextlib.AsyncExitStack, config: Config) -> None:
+        self.http = _listen(stack, config.http.listen, "http.listen")
+        self.rtmp = _listen(stack, config.rtmp.listen, "rtmp.listen")
+        self.rtmps = _listen(stack, config.rtmp.tls_listen, "rtmp.tls_listen") if config.rtmp.tls_listen else []
+        self.rtc = _bind(stack, config) if config.rtc.enabled else None
+        self.http_port = _port(self.http)
+        self.rtc_port = self.rtc.udp_port if self.rtc is not None else 0
+        self.ports = Ports(rtmp=_port(self.rtmp), rtmps=_port(self.rtmps) if self.rtmps else 0)
+
+
 class Daemon:
     """`async with Daemon(config).running() as ready: …` serves until the block is left; `serve` does so until SIGTERM or SIGINT."""
 
@@ -80,82 +112,95 @@ class Daemon:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Ready]:
-        config, limits = self.config, self.config.limits
-        data_dir = Path(config.data_dir)
+        config, data_dir = self.config, Path(self.config.data_dir)
         async with contextlib.AsyncExitStack() as stack:
             # sockets first: a port that is taken is the most common mistake, and costs nothing to find out
-            http = _listen(stack, config.http.listen, "http.listen")
-            rtmp = _listen(stack, config.rtmp.listen, "rtmp.listen")
-            rtmps = _listen(stack, config.rtmp.tls_listen, "rtmp.tls_listen") if config.rtmp.tls_listen else []
-            rtc = _bind(stack, config) if config.rtc.enabled else None
+            sockets = Sockets(stack, config)
             database = await stack.enter_async_context(open_database(config.store.url, data_dir, secret_file=config.store.secret_file))
             self.health.database = database
             certificate = await asyncio.to_thread(open_certificate, config, data_dir)
             first = await first_start(database, data_dir)
 
-            projects = Projects(database, self.bus)
-            keys = Keys(database, self.bus)
-            ingresses = Ingresses(database, self.bus, rooms=limits.rooms)
-            lives = IngressLives(database, self.bus)
-            await lives.recover()
-            options = RoomOptions(database)
-            await options.load()
-            failed = FailedLogins(limits.failed_logins_per_minute)
-            gatekeeper = HouseGatekeeper(projects, keys, ingresses, failed, hold=config.ingress.hold)
-            self.health.gatekeeper = gatekeeper
+            outbound = Outbound(config.outbound.allow, cafile=config.outbound.cafile)
+            sender = await stack.enter_async_context(open_sender(outbound, config.webhooks, config.limits))
+            node_id = open_node_id(data_dir)
+            control = UseCases(config, database, self.bus, self.registry, outbound, sender, node_id)
+            await control.open()
+            self.health.gatekeeper = control.gatekeeper
             self.bus.subscribe(IngressDeleted, self._ingress_deleted)
-            await self._warn_of_open_projects(projects)
+            self.bus.subscribe(IngressDisabled, self._ingress_disabled)
+            self.bus.subscribe(IngressChanged, self._ingress_changed)
 
-            origin = self._origin
-            ports = Ports(rtmp=rtmp[0].getsockname()[1], rtmps=rtmps[0].getsockname()[1] if rtmps else 0)
-            renditions = await stack.enter_async_context(Renditions(limits, config.mjpeg, config.hls))
-            hls = HlsService(self.registry, self.bus, gatekeeper, renditions, config, origin)
-            door = RtmpDoor(
-                config, self.registry, gatekeeper, certificate.context, RtmpPlayDesk(limits.reader_bytes, limits.viewers_per_room)
-            )
-            webrtc = self.webrtc = WebRtc(self, rtc, renditions, options) if rtc is not None else None
-            watching = webrtc.whep if webrtc is not None else None
-            api = Api(config, origin, gatekeeper, self.registry, projects, keys, ingresses, lives, ports, renditions, options, watching)
-            screens = Screens(renditions, config.mjpeg)
-            listener = HttpListener(limits, certificate.context)
-            app = web.Application(middlewares=[listener.middleware, api.middleware], client_max_size=limits.http_body_bytes)
+            renditions = await stack.enter_async_context(Renditions(config.limits, config.mjpeg, config.hls))
+            self.registry.treat = lambda publication, forget: Scaled(publication, renditions, forget)
+            self.webrtc = WebRtc(self, sockets.rtc, renditions, control.options) if sockets.rtc is not None else None
+            pushers = self._pushers(sockets.rtc, renditions, outbound)
+            pushing = PushService(database, self.bus, self.registry, config.limits, pushers)
+            hls = HlsService(self.registry, self.bus, control.gatekeeper, renditions, config, self._origin)
+            playing = RtmpPlayDesk(config.limits.reader_bytes, self.registry.audience)
+            door = RtmpDoor(config, self.registry, control.gatekeeper, certificate.context, playing)
+            delivery = Delivery(database, config.webhooks, config.limits, sender, node_id)
+            streams = config.limits.event_streams
+            events = EventsApi(control.feed, control.projects, control.gatekeeper, self._origin, self.bus, bound=streams)
+            api = self._api(control, renditions, sockets.ports, pushing, events)
+            listener = HttpListener(config.limits, certificate.context)
+            app = web.Application(middlewares=[listener.middleware, api.middleware], client_max_size=config.limits.http_body_bytes)
             app.add_routes(self.health.routes())
-            for component in (
-                api,
-                hls,
-                MjpegDoor(config.mjpeg, limits, gatekeeper, self.registry, origin, screens),
-                LiveSocketDoor(limits, gatekeeper, self.registry, origin, screens),
-                CameraDoor(config.ws_jpeg, limits, gatekeeper, self.registry, origin),
-                Pages(config, origin, gatekeeper, self.registry, lambda: certificate.pem, rtmp_port=ports.rtmp),
-                *(webrtc.components(gatekeeper, origin) if webrtc is not None else ()),
-            ):
+            components: list[Component] = [api, hls, *self._doors(control.gatekeeper, renditions, certificate, sockets.ports)]
+            for component in components:
                 app.add_routes(component.routes())
 
             self.health.register_metrics(renditions)
             notifier = Notifier()
-            services = (
-                self.health.lag.serve(),
-                self.health.serve(),
-                feed_watchdog(notifier, self.health.complaint),
-                keys.serve(),
-                self._spared(lives.serve()),
-            )
             async with (
-                background(*services),
+                background(delivery.serve()),  # it ends last: what the others tell as they stop still goes out
+                background(*(self._spared(writing) for writing in control.writers())),
+                background(self.health.lag.serve(), self.health.serve(), feed_watchdog(notifier, self.health.complaint)),
+                background(*control.services()),
+                background(*pushing.services()),
                 background(hls.serve()),
-                background(*(webrtc.services() if webrtc is not None else ())),
-                background(listener.serve(app, http)),
-                background(door.serve(rtmp, rtmps)),
+                background(*(self.webrtc.services() if self.webrtc is not None else ())),
+                background(listener.serve(app, sockets.http)),
+                background(door.serve(sockets.rtmp, sockets.rtmps)),
             ):
                 await asyncio.sleep(0)
                 notifier.tell("READY=1", "STATUS=serving")
                 try:
-                    yield Ready(http[0].getsockname()[1], ports.rtmp, rtc.udp_port if rtc is not None else 0, data_dir, first, certificate)
+                    yield Ready(sockets.http_port, sockets.ports.rtmp, sockets.rtc_port, data_dir, first, certificate)
                 finally:
                     self.health.stopping = True
                     notifier.tell("STOPPING=1")
                     await self._drain(door)
-                    await self._spared(keys.write_used())
+                    await self._spared(control.keys.write_used())
+                    await events.close()
+
+    def _api(self, control: UseCases, renditions: Renditions, ports: Ports, pushing: PushService, events: EventsApi) -> Api:
+        origin, projects = self._origin, control.projects
+        live = Live(self.registry, control.lives)
+        more = [
+            *WebhooksApi(projects, control.webhooks).routes,
+            *DeliveriesApi(projects, control.deliveries).routes,
+            *events.routes,
+            *FastPix(projects, control.live_streams, control.signing_keys, live, origin, ports, control.targets).routes,
+            *LinksApi(projects, control.links, origin, ports).routes,
+            *AuditApi(control.audit, projects).routes,
+            *TargetsApi(projects, control.targets, pushing).routes,
+        ]
+        whep = self.webrtc.whep if self.webrtc is not None else None
+        who = (self.config, origin, control.gatekeeper, self.registry, projects, control.keys, control.ingresses, control.lives)
+        return Api(*who, ports, renditions, control.options, whep, more)
+
+    def _doors(self, gatekeeper: Gatekeeper, renditions: Renditions, certificate: Certificate, ports: Ports) -> tuple[Component, ...]:
+        """All on the HTTP port but the API and HLS."""
+        config, limits, registry, origin = self.config, self.config.limits, self.registry, self._origin
+        screens = Screens(renditions, config.mjpeg)
+        return (
+            MjpegDoor(config.mjpeg, limits, gatekeeper, registry, origin, screens),
+            LiveSocketDoor(limits, gatekeeper, registry, origin, screens),
+            CameraDoor(config.ws_jpeg, limits, gatekeeper, registry, origin),
+            Pages(config, origin, gatekeeper, registry, lambda: certificate.pem, rtmp_port=ports.rtmp),
+            *(self.webrtc.components(gatekeeper, origin) if self.webrtc is not None else ()),
+        )
 
     async def _drain(self, door: RtmpDoor) -> None:
         """Publishers out first, so that their ends are written down and their readers see them."""
@@ -168,6 +213,8 @@ class Daemon:
                     await asyncio.sleep(0.02)
         except TimeoutError:
             log.warning("%d publications did not end in %g s", len(self.registry.publications), self.config.limits.shutdown_grace)
+        for room in self.registry:
+            room.release_all()  # nobody can come back: their ends are told now
 
     async def _spared(self, writing: Coroutine[Any, Any, None]) -> None:
         """A database that is away at the end of life costs what was not yet written, told in a line, and not the orderly end."""
@@ -180,20 +227,38 @@ class Daemon:
 
     def _ingress_deleted(self, event: IngressDeleted) -> None:
         self.registry.retire_ingress(event.ingress_id)
-        self.registry.kick_ingress(event.ingress_id, PeerGone("the ingress was deleted", code="ingress-deleted"))
+        self._put_out(event, PeerGone("the ingress was deleted", code="ingress-deleted"))
+
+    def _ingress_disabled(self, event: IngressDisabled) -> None:
+        why = PeerGone("the ingress was disabled", code="ingress-disabled")
+        self.registry.disable_ingress(event.ingress_id, why)
+        self._put_out(event, why)
+
+    def _ingress_changed(self, event: IngressChanged) -> None:
+        """Only a new stream key puts its encoder out; it is waited for, for it may come back with the new one."""
+        self.registry.enable_ingress(
+            event.ingress_id
+        )  # whether it is disabled is the gatekeeper's to know: this is about grants on their way
+        if not event.key_reset:
+            return
+        for publication in self.registry.publications:
+            if publication.grant.ingress_id == event.ingress_id:
+                publication.kick(PeerGone("the stream key was reset", code="key-reset"))
+
+    def _put_out(self, event: IngressDeleted | IngressDisabled, why: PeerGone) -> None:
+        """Its encoder, and its hold."""
+        self.registry.kick_ingress(event.ingress_id, why)
         room = self.registry.find(event.project_id, event.room)
         if room is not None:
             room.release(event.identity, event.ingress_id)
 
-    async def _warn_of_open_projects(self, projects: Projects) -> None:
-        for project in await projects.list():
-            if project.open_publish:
-                log.warning(
-                    "project %s is OPEN: anybody who reaches the node may publish by RTMP or WHIP without a key "
-                    "(PATCH /api/v1/projects/%s with openPublish false closes it)",
-                    project.slug,
-                    project.slug,
-                )
+    def _pushers(self, rtc: Endpoint | None, renditions: Renditions, outbound: Outbound) -> dict[str, Pusher]:
+        """How simulcast reaches its targets, by scheme."""
+        rtmp = RtmpPush(outbound, renditions, self.config.limits)
+        whip: dict[str, Pusher] = {}
+        if rtc is not None:
+            whip = dict.fromkeys(("http", "https"), WhipPush(self.config, rtc, renditions, outbound))
+        return {"rtmp": rtmp, "rtmps": rtmp, **whip}
 
 
 class WebRtc:
@@ -255,6 +320,10 @@ def _listen(stack: contextlib.AsyncExitStack, value: str, key: str) -> list[sock
         raise ConfigError(
             f"{key}: cannot listen on {value}: {os.strerror(e.errno) if e.errno else e} (medianode doctor tells more)"
         ) from None
+
+
+def _port(listening: list[socket.socket]) -> int:
+    return int(listening[0].getsockname()[1])
 
 
 def _bind(stack: contextlib.AsyncExitStack, config: Config) -> Endpoint:

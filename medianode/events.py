@@ -19,6 +19,14 @@ class ProjectChanged(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ProjectDeleted(Event):
+    """With all that hung on it: everybody is to be put out."""
+
+    project_id: str
+    slug: str
+
+
+@dataclass(frozen=True, slots=True)
 class KeyRevoked(Event):
     key_id: str
     project_id: str | None
@@ -45,6 +53,69 @@ class IngressDeleted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class IngressDisabled(Event):
+    """Its encoder is to be put out at once; none is let in until it is enabled again."""
+
+    ingress_id: str
+    project_id: str
+    kind: str
+    room: str
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class IngressChanged(Event):
+    """What was remembered of it is old. `key_reset`: its encoder goes by a key that is no longer good, and is to be put out."""
+
+    ingress_id: str
+    project_id: str
+    kind: str
+    room: str
+    identity: str
+    key_reset: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TargetChanged(Event):
+    """A simulcast target was made, changed or deleted."""
+
+    target_id: str
+    project_id: str
+    room: str
+
+
+@dataclass(frozen=True, slots=True)
+class TargetStateChanged(Event):
+    """`state`: idle, starting, broadcasting or failed (tried again). `host`: of the URL in use, which may hold a key. `code` and `message`:
+    why it failed. `bitrate`: bit/s of the last second or so."""
+
+    target_id: str
+    project_id: str
+    ingress_id: str | None
+    room: str
+    host: str
+    state: str
+    code: str = ""
+    message: str = ""
+    bitrate: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRevoked(Event):
+    """A room token or a view link, by its `jti`: who views by it is to be put out."""
+
+    project_id: str
+    token_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ViewingChanged(Event):
+    """Who may view what in this project has changed: verdicts are to be made anew."""
+
+    project_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class IngressStateChanged(Event):
     """`old` and `new` are INACTIVE, BUFFERING, ACTIVE, COMPLETE or ERROR. `code` and `message` tell the reason of a loss or an error, or
     are empty.
@@ -65,22 +136,31 @@ class IngressStateChanged(Event):
 
 @dataclass(frozen=True, slots=True)
 class PublicationOpened(Event):
-    """An encoder was let in; nothing decodable yet. `ingress_id` is None in a project open to key-less publishing."""
+    """An encoder was let in; nothing decodable yet. `ingress_id` is None for a room token, and in a project open to key-less publishing.
+
+    `door` is what it came by, `name` the participant's.
+    """
 
     project_id: str
     room: str
     identity: str
     ingress_id: str | None = None
+    door: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class PublicationActive(Event):
-    """The first decodable key frame (or sound, where there is no picture) since it opened."""
+    """The first decodable key frame (or sound, where there is no picture) since it opened.
+
+    `tracks`: those known by now, each with its kind (`video`, `audio`) and codec (FFmpeg's name).
+    """
 
     project_id: str
     room: str
     identity: str
     ingress_id: str | None = None
+    tracks: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

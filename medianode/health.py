@@ -51,6 +51,7 @@ class Health:
             for meter in publication.meters.values():
                 meter.sample(now)
             self._watch_frozen(publication, now)
+        self._registry.look(now)
 
     def _watch_frozen(self, publication: Publication, now: float) -> None:
         video = publication.video

@@ -49,7 +49,9 @@ _STATUS: tuple[tuple[type[MedianodeError], int], ...] = (
     (PeerTimeout, 408),
     (StorageError, 503),
 )
-_STATUS_BY_CODE = {"room-full": 503, "node-full": 503, "too-many-connections": 503}
+_STATUS_BY_CODE = dict.fromkeys(
+    ("room-full", "node-full", "too-many-connections", "project-limit-viewers", "project-limit-publishers"), 503
+)
 
 
 def status(error: MedianodeError) -> int:

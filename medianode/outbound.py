@@ -7,8 +7,12 @@ rebinding) gains nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import ipaddress
 import socket
+import ssl
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
@@ -19,7 +23,21 @@ IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Lookup = Callable[[str, int], Awaitable[Sequence[str]]]
 TIMEOUT = 5.0
 URL_LENGTH = 2000
+LOOKUPS = 64
+"""Names being looked up at once. One whose servers are silent holds its thread for some ten seconds: a few such must not take all."""
+
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_UNICAST = ipaddress.ip_network("2000::/3")
+_SPECIAL = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "192.0.0.0/24",  # RFC 6890: protocol assignments
+        "192.88.99.0/24",  # RFC 7526: relays of 6to4
+        "2001::/23",  # RFC 2928: protocol assignments, Teredo among them
+        "2002::/16",  # RFC 3056: 6to4, which leads to any IPv4 address
+        "3fff::/20",  # RFC 9637: documentation
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +50,16 @@ class Place:
 
 
 class Outbound:
-    """`allow`: networks (CIDR), addresses and host names that may be reached although they are private. `lookup`: for tests."""
+    """`allow`: networks (CIDR), addresses and host names that may be reached although they are private. `lookup`: for tests.
 
-    def __init__(self, allow: Sequence[str] = (), lookup: Lookup | None = None) -> None:
+    `cafile`: PEM of authorities that are trusted beside the system's. Raises ConfigError where it cannot be read.
+    """
+
+    def __init__(self, allow: Sequence[str] = (), lookup: Lookup | None = None, *, cafile: str = "") -> None:
+        self.trust = _trust(cafile)
         self._networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
         self._names: set[str] = set()
-        self._lookup = lookup or _system_lookup
+        self._lookup = lookup or _SystemLookup()
         for item in allow:
             try:
                 self._networks.append(ipaddress.ip_network(item, strict=False))
@@ -49,7 +71,8 @@ class Outbound:
     def parse(self, url: str, schemes: Sequence[str], field: str = "url") -> SplitResult:
         """A URL of one of `schemes`, with a host. Raises InvalidRequest."""
         wanted = " or ".join(f"{scheme}://…" for scheme in schemes)
-        if len(url) > URL_LENGTH or not url.isprintable() or " " in url:
+        # a backslash is a slash to some readers of URLs and part of a name to others: nobody needs it
+        if len(url) > URL_LENGTH or not url.isprintable() or " " in url or "\\" in url:
             raise InvalidRequest(f"{field}: expected {wanted} of up to {URL_LENGTH} printable characters")
         try:
             parts = urlsplit(url)
@@ -83,8 +106,8 @@ class Outbound:
             try:
                 async with asyncio.timeout(TIMEOUT):
                     found = await self._lookup(host, port)
-            except (OSError, TimeoutError, UnicodeError) as e:
-                raise PeerError(f"{host}: the name cannot be resolved: {e or 'timeout'}", code="no-such-host") from None
+            except (OSError, TimeoutError, ValueError) as e:
+                raise PeerError(f"{host}: the name cannot be resolved: {str(e) or 'timeout'}", code="no-such-host") from None
         allowed = tuple(found) if host.lower().rstrip(".") in self._names else tuple(a for a in found if self.allows(a))
         if not found:
             raise PeerError(f"{host}: the name has no address", code="no-such-host")
@@ -100,32 +123,79 @@ class Outbound:
         if ip is None:
             return False
         inner = _inner(ip)
-        if any(candidate in net for candidate in {ip, inner} for net in self._networks if net.version == candidate.version):
+        if any(candidate in net for candidate in (ip, inner) for net in self._networks if net.version == candidate.version):
             return True
-        return all(a.is_global and not a.is_multicast and not a.is_reserved for a in {ip, inner})
+        return _public(inner)
+
+
+def _trust(cafile: str) -> ssl.SSLContext:
+    """What TLS to others is verified by. Shared: making one costs tens of milliseconds."""
+    context = ssl.create_default_context()
+    if cafile:
+        try:
+            context.load_verify_locations(cafile)
+        except OSError as e:  # ssl.SSLError, where there is no certificate in it, is one too
+            raise ConfigError(f"outbound.cafile: {cafile}: {e.strerror or e}") from None
+    return context
 
 
 def _address(text: str) -> IpAddress | None:
     """None for a name. What only looks like a number (`127.1`, `0x7f000001`) is left to the resolver, whose answer is looked at."""
     try:
-        return ipaddress.ip_address(text.strip("[]").partition("%")[0])
+        return ipaddress.ip_address(text.removeprefix("[").removesuffix("]").partition("%")[0])
     except ValueError:
         return None
 
 
 def _inner(ip: IpAddress) -> IpAddress:
-    """The IPv4 address that an IPv6 one leads to: mapped, 6to4, Teredo, NAT64."""
+    """The IPv4 address that an IPv6 one leads to: mapped, NAT64 (what an IPv6-only network has instead of IPv4). 6to4 and Teredo: see
+    _SPECIAL.
+    """
     if isinstance(ip, ipaddress.IPv4Address):
         return ip
     if ip.ipv4_mapped is not None:
         return ip.ipv4_mapped
-    if ip.sixtofour is not None:
-        return ip.sixtofour
-    if ip.teredo is not None:
-        return ip.teredo[1]
     return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else ip
 
 
-async def _system_lookup(host: str, port: int) -> Sequence[str]:
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+def _public(ip: IpAddress) -> bool:
+    """Python's `is_global` calls multicast, site-local and unassigned addresses global, and knows each year's registry only."""
+    if any(ip in net for net in _SPECIAL if net.version == ip.version):
+        return False
+    if ip.version == 6 and ip not in _UNICAST:
+        return False
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+
+
+class _SystemLookup:
+    """The system's resolver in threads of its own: those of the loop are few, and serve others too. One lookup of a name at a time."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, asyncio.Future[Sequence[str]]] = {}
+
+    async def __call__(self, host: str, port: int) -> Sequence[str]:
+        found = self._running.get(host)
+        if found is None:
+            if len(self._running) >= LOOKUPS:
+                raise OSError(errno.EAGAIN, f"{LOOKUPS} names are being looked up already")
+            loop = asyncio.get_running_loop()
+            found = self._running[host] = loop.create_future()
+            threading.Thread(target=self._look_up, args=(loop, host, found), name="medianode-lookup", daemon=True).start()
+        return await asyncio.shield(found)
+
+    def _look_up(self, loop: asyncio.AbstractEventLoop, host: str, found: asyncio.Future[Sequence[str]]) -> None:
+        result: Sequence[str] | OSError | ValueError
+        try:
+            result = list(dict.fromkeys(str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)))
+        except (OSError, ValueError) as e:
+            result = e
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(self._done, host, found, result)
+
+    def _done(self, host: str, found: asyncio.Future[Sequence[str]], result: Sequence[str] | OSError | ValueError) -> None:
+        del self._running[host]
+        if isinstance(result, OSError | ValueError):
+            found.set_exception(result)
+            found.exception()  # those who asked may all have given up: then nobody is to be told of it
+        else:
+            found.set_result(result)

@@ -9,12 +9,13 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from medianode import clock, telemetry
 from medianode.errors import LimitExceeded, MedianodeError, PeerError, PeerTimeout
 
 log = logging.getLogger("medianode.tasks")
+_T = TypeVar("_T")
 BUGS = telemetry.counter("medianode_bugs_total", "Exceptions that are our fault, by place", "place")
 EARLY = 0.02
 raise_bugs = False
@@ -102,6 +103,20 @@ async def background(*services: Coroutine[Any, Any, None]) -> AsyncIterator[None
         finally:
             for task in running:
                 task.cancel()
+
+
+async def whole(work: Coroutine[Any, Any, _T]) -> _T:
+    """To its end, though the caller is cancelled meanwhile: CancelledError comes after it. For work that ends soon."""
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait((task,))
+        if not task.cancelled():
+            task.exception()  # looked at: nobody is told of it, as the caller is gone
+        raise
 
 
 class Gate:

@@ -1,4 +1,4 @@
-"""Projects and API keys. A key to the whole node sees all; a project's admin key sees its own project only."""
+"""Projects. A key to the whole node sees all; a project's admin key sees its own project only."""
 
 from __future__ import annotations
 
@@ -13,18 +13,71 @@ from medianode.api.problems import OPERATOR
 from medianode.api.router import AnyRoute, Call, Empty, Route
 from medianode.api.shapes import Data, Page
 from medianode.auth import Permission, Principal
-from medianode.control.keys import Keys
-from medianode.control.projects import Projects
-from medianode.errors import Conflict, Forbidden, NotFound
-from medianode.store.keys import ApiKey
+from medianode.control.projects import LIMITS, Projects
+from medianode.control.storage import shown_storage
+from medianode.errors import Forbidden, NotFound
 from medianode.store.projects import Project, Viewing
 
 Slug = Annotated[str, Meta(max_length=64, description="a-z 0-9 _ -, a letter or digit at both ends")]
+Bound = Annotated[int, Meta(ge=1)]
+Word = Annotated[str, Meta(max_length=512)]
 
 
 class Slice(msgspec.Struct):
     limit: Annotated[int, Meta(ge=1, le=500)] = 100
     offset: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+
+
+class LimitsView(msgspec.Struct):
+    """Of this tenant; null is no limit. `rooms` with an ingress or somebody who publishes, `publishers` and `viewers` at one time,
+    `bitrate` of one publisher in bit/s, `disk` in bytes.
+    """
+
+    rooms: int | None = None
+    publishers: int | None = None
+    viewers: int | None = None
+    bitrate: int | None = None
+    disk: int | None = None
+
+
+class LimitsChange(msgspec.Struct):
+    """What is absent stays as it is; null takes a limit away."""
+
+    rooms: Bound | UnsetType | None = UNSET
+    publishers: Bound | UnsetType | None = UNSET
+    viewers: Bound | UnsetType | None = UNSET
+    bitrate: Bound | UnsetType | None = UNSET
+    disk: Bound | UnsetType | None = UNSET
+
+
+class StorageView(msgspec.Struct, rename="camel", omit_defaults=True):
+    """Without its secret key."""
+
+    type: str
+    path: str = ""
+    bucket: str = ""
+    region: str = ""
+    endpoint: str = ""
+    access_key: str = ""
+    prefix: str = ""
+    cdn_url: str = ""
+
+
+class StorageRequest(msgspec.Struct, rename="camel", omit_defaults=True):
+    """Where files go by default. `directory`: `path` on the node, set with a key to the whole node only. `s3`: `bucket`, `accessKey` and
+    `secretKey`, which may be left out while the access key stays the same; `endpoint` of a service that is not AWS; `cdnUrl`: where the
+    public finds what is in the bucket.
+    """
+
+    type: Literal["directory", "s3"]
+    path: Word = ""
+    bucket: Word = ""
+    region: Word = ""
+    endpoint: Word = ""
+    access_key: Word = ""
+    secret_key: Word = ""
+    prefix: Word = ""
+    cdn_url: Word = ""
 
 
 class ProjectView(msgspec.Struct, rename="camel"):
@@ -37,54 +90,43 @@ class ProjectView(msgspec.Struct, rename="camel"):
     open_publish: bool
     token_issuer: str
     created_at: str
+    limits: LimitsView
+    storage: StorageView | None
 
 
 class NewProject(msgspec.Struct, rename="camel"):
+    """`viewing`: `public`; `token`: room tokens, view links and API keys; `signed`: view links and API keys only."""
+
     slug: Slug
     name: Text = ""
     viewing: Viewing = "public"
     open_publish: bool = False
+    limits: LimitsChange | None = None
+    storage: StorageRequest | None = None
 
 
 class ProjectChange(msgspec.Struct, rename="camel"):
-    """What is absent stays as it is."""
+    """What is absent stays as it is. `storage` null: as the node has it."""
 
+    name: Text | None = None
     viewing: Viewing | None = None
     open_publish: bool | None = None
+    limits: LimitsChange | None = None
+    storage: StorageRequest | UnsetType | None = UNSET
 
 
-class KeyView(msgspec.Struct, rename="camel"):
-    """`project` is an id; null for a key to the whole node. `key` comes once, when it is made."""
-
-    id: str
-    name: str
-    project: str | None
-    permissions: list[str]
-    created_at: str
-    last_used_at: str | None
-    revoked_at: str | None
-    key: str | UnsetType = UNSET
-
-
-class NewKeyRequest(msgspec.Struct):
-    """`project`: slug or id; absent: the project of the asking key, or the whole node where that is not bound to one."""
-
-    name: Annotated[str, Meta(min_length=1, max_length=200)]
-    permissions: Annotated[list[Literal["admin", "live", "view"]], Meta(min_length=1, max_length=3)]
-    project: Annotated[str, Meta(max_length=64)] | None = None
+class Confirmation(msgspec.Struct):
+    confirm: Annotated[str, Meta(max_length=64, description="the project's slug, once more")] = ""
 
 
 class Admin:
-    def __init__(self, projects: Projects, keys: Keys) -> None:
+    def __init__(self, projects: Projects) -> None:
         self._projects = projects
-        self._keys = keys
 
     @property
     def routes(self) -> list[AnyRoute]:
-        return [*self._project_routes(), *self._key_routes()]
-
-    def _project_routes(self) -> list[AnyRoute]:
         common: dict[str, Any] = {"dialect": OPERATOR, "tag": "Operator", "auth": Permission.ADMIN, "example": Data(_PROJECT)}
+        one = "/api/v1/projects/{project}"
         return [
             Route(
                 method="GET",
@@ -104,12 +146,12 @@ class Admin:
                 status=201,
                 errors=(409,),
                 summary="Make a project",
-                request_example=NewProject(slug="garage", viewing="token"),
+                request_example=NewProject(slug="garage", viewing="token", limits=LimitsChange(viewers=200)),
                 **common,
             ),
             Route(
                 method="GET",
-                path="/api/v1/projects/{project}",
+                path=one,
                 handler=self.get_project,
                 response=Data[ProjectView],
                 summary="One project, by slug or id",
@@ -117,50 +159,21 @@ class Admin:
             ),
             Route(
                 method="PATCH",
-                path="/api/v1/projects/{project}",
+                path=one,
                 handler=self.change_project,
                 request=ProjectChange,
                 response=Data[ProjectView],
-                summary="Open or close viewing and key-less publishing",
-                request_example=ProjectChange(viewing="token"),
-                **common,
-            ),
-        ]
-
-    def _key_routes(self) -> list[AnyRoute]:
-        common: dict[str, Any] = {"dialect": OPERATOR, "tag": "Operator", "auth": Permission.ADMIN}
-        return [
-            Route(
-                method="GET",
-                path="/api/v1/keys",
-                handler=self.list_keys,
-                query=Slice,
-                response=Page[KeyView],
-                summary="API keys, revoked ones too; never their text",
-                example=Page([_KEY], 1, 100, 0),
-                **common,
-            ),
-            Route(
-                method="POST",
-                path="/api/v1/keys",
-                handler=self.create_key,
-                request=NewKeyRequest,
-                response=Data[KeyView],
-                status=201,
-                errors=(404,),
-                summary="Make an API key; its text is shown this once",
-                request_example=NewKeyRequest(name="backend", permissions=["live"], project="live"),
-                example=Data(msgspec.structs.replace(_KEY, key="sk_" + "x" * 43)),
+                summary="Who may view, whether publishing needs a key, limits, storage",
+                request_example=ProjectChange(viewing="signed", limits=LimitsChange(publishers=10, bitrate=None)),
                 **common,
             ),
             Route(
                 method="DELETE",
-                path="/api/v1/keys/{key}",
-                handler=self.revoke_key,
-                response=Data[KeyView],
-                errors=(409,),
-                summary="Revoke a key; it stays in the list",
-                example=Data(msgspec.structs.replace(_KEY, revoked_at="2026-04-01T00:00:00.000Z")),
+                path=one,
+                handler=self.delete_project,
+                query=Confirmation,
+                response=Data[ProjectView],
+                summary="Delete a project with all that is in it; everybody is put out",
                 **common,
             ),
         ]
@@ -174,36 +187,38 @@ class Admin:
         if not call.who.node:
             raise Forbidden("a project is made with a key to the whole node; this one is bound to a project")
         new = call.body
-        return Data(project_view(await self._projects.create(new.slug, new.name, viewing=new.viewing, open_publish=new.open_publish)))
+        made = await self._projects.create(
+            new.slug,
+            new.name,
+            viewing=new.viewing,
+            open_publish=new.open_publish,
+            limits=_limits(new.limits),
+            storage=None if new.storage is None else _storage(call.who, new.storage),
+        )
+        return Data(project_view(made))
 
     async def get_project(self, call: Call[Principal, Empty, Empty]) -> Data[ProjectView]:
         return Data(project_view(await self._project(call.who, call.path("project"))))
 
     async def change_project(self, call: Call[Principal, ProjectChange, Empty]) -> Data[ProjectView]:
-        project = await self._project(call.who, call.path("project"))
-        changed = await self._projects.change(project.id, viewing=call.body.viewing, open_publish=call.body.open_publish)
+        project, change = await self._project(call.who, call.path("project")), call.body
+        if (change.limits is not None) and not call.who.node:
+            raise Forbidden("the limits of a project are set with a key to the whole node")
+        changed = await self._projects.change(
+            project.id,
+            name=change.name,
+            viewing=change.viewing,
+            open_publish=change.open_publish,
+            limits=_limits(change.limits),
+            storage=_storage(call.who, change.storage) if isinstance(change.storage, StorageRequest) else change.storage,
+        )
         return Data(project_view(changed))
 
-    async def list_keys(self, call: Call[Principal, Empty, Slice]) -> Page[KeyView]:
-        limit, offset = call.query.limit, call.query.offset
-        found = await self._keys.list(None if call.who.node else call.who.project_id, 10_000)
-        return Page([key_view(k) for k in found[offset : offset + limit]], len(found), limit, offset)
-
-    async def create_key(self, call: Call[Principal, NewKeyRequest, Empty]) -> Data[KeyView]:
-        project = call.body.project
+    async def delete_project(self, call: Call[Principal, Empty, Confirmation]) -> Data[ProjectView]:
+        project = await self._project(call.who, call.path("project"))
         if not call.who.node:
-            project = (await self._project(call.who, project or call.who.project_id or "")).id
-        made = await self._keys.create(call.body.name, call.body.permissions, project)
-        return Data(msgspec.structs.replace(key_view(made.key), key=made.secret))
-
-    async def revoke_key(self, call: Call[Principal, Empty, Empty]) -> Data[KeyView]:
-        key_id = call.path("key")
-        if key_id == call.who.key_id:
-            raise Conflict("this key makes this very request: revoke it with another one", code="own-key")
-        seen = await self._keys.list(None if call.who.node else call.who.project_id, 10_000)
-        if all(k.id != key_id for k in seen):
-            raise NotFound("no such key")
-        return Data(key_view(await self._keys.revoke(key_id)))
+            raise Forbidden("a project is deleted with a key to the whole node; this one is bound to it")
+        return Data(project_view(await self._projects.delete(project.id, call.query.confirm)))
 
     async def _project(self, who: Principal, name: str) -> Project:
         """A project's key sees its own; of the others it learns nothing. Raises NotFound."""
@@ -213,7 +228,20 @@ class Admin:
         return project
 
 
+def _limits(change: LimitsChange | None) -> dict[str, int | None]:
+    named = {} if change is None else {name: getattr(change, name) for name in LIMITS}
+    return {name: value for name, value in named.items() if value is not UNSET}
+
+
+def _storage(who: Principal, storage: StorageRequest) -> dict[str, Any]:
+    if storage.type == "directory" and not who.node:
+        raise Forbidden("a directory of the node is named with a key to the whole node")
+    found: dict[str, Any] = msgspec.to_builtins(storage)
+    return found
+
+
 def project_view(project: Project) -> ProjectView:
+    storage = shown_storage(project.storage)
     return ProjectView(
         id=project.id,
         slug=project.slug,
@@ -222,20 +250,19 @@ def project_view(project: Project) -> ProjectView:
         open_publish=project.open_publish,
         token_issuer=project.jwt_key_id,
         created_at=clock.iso(project.created_at),
+        limits=LimitsView(**project.limits),
+        storage=None if storage is None else msgspec.convert(storage, StorageView),
     )
 
 
-def key_view(key: ApiKey) -> KeyView:
-    return KeyView(
-        id=key.id,
-        name=key.name,
-        project=key.project_id,
-        permissions=sorted(key.permissions),
-        created_at=clock.iso(key.created_at),
-        last_used_at=None if key.last_used_at is None else clock.iso(key.last_used_at),
-        revoked_at=None if key.revoked_at is None else clock.iso(key.revoked_at),
-    )
-
-
-_PROJECT = ProjectView("prj_0123456789ab", "garage", "garage", "token", False, "API0123456789abcdef", "2026-03-29T14:30:00.000Z")
-_KEY = KeyView("key_0123456789ab", "backend", "prj_0123456789ab", ["live"], "2026-03-29T14:30:00.000Z", None, None)
+_PROJECT = ProjectView(
+    "prj_0123456789ab",
+    "garage",
+    "garage",
+    "token",
+    False,
+    "API0123456789abcdef",
+    "2026-03-29T14:30:00.000Z",
+    LimitsView(viewers=200),
+    StorageView("s3", bucket="garage-media", region="eu-central-1", access_key="AKIAEXAMPLE"),
+)

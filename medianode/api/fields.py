@@ -15,7 +15,7 @@ from medianode.errors import InvalidRequest
 
 T = TypeVar("T", bound=msgspec.Struct)
 MISSING = object()
-_SECRET = frozenset({"password", "streamKey", "key", "token"})
+_SECRET = frozenset({"password", "streamKey", "key", "token", "secret"})
 
 # `(?!\n)$` and not `$`, which in Python also stands before a last newline, nor `\Z`, which readers of the schema do not know
 Text = Annotated[
@@ -38,9 +38,10 @@ OptionalIdentity = Annotated[
 
 
 def build(raw: object, model: type[T], *, what: str = "body", lax: bool = False) -> T:
-    """An instance of `model`. `lax` reads numbers and booleans from text (queries). null counts as absent where a default exists.
+    """An instance of `model`. `lax` reads numbers and booleans from text (queries). null counts as absent where a default exists, but for
+    fields that know both None and UNSET.
 
-    Raises InvalidRequest with one sentence per bad field.
+    Raises InvalidRequest with one sentence per bad field; one of a struct within has its path: `settings.window: expected …`.
     """
     if not isinstance(raw, Mapping):
         raise InvalidRequest(f"{what}: expected an object, got {got(raw)}")
@@ -49,10 +50,19 @@ def build(raw: object, model: type[T], *, what: str = "body", lax: bool = False)
     for field, info in _fields(model):
         value = raw.get(field.encode_name, MISSING)
         if value is None and not field.required:
+            if _tells_null(field.type):
+                values[field.name] = None
+                continue
             value = MISSING
         if value is MISSING:
             if field.required:
                 wrong.append(f"{field.encode_name}: expected {expected(info)}, got nothing")
+            continue
+        if isinstance(info, inspect.StructType) and isinstance(value, Mapping):
+            try:
+                values[field.name] = build(value, info.cls, lax=lax)
+            except InvalidRequest as e:
+                wrong += [f"{field.encode_name}.{sentence}" for sentence in e.fields]
             continue
         try:
             values[field.name] = msgspec.convert(value, field.type, strict=not lax)
@@ -66,6 +76,10 @@ def build(raw: object, model: type[T], *, what: str = "body", lax: bool = False)
 @functools.cache
 def _fields(model: type[msgspec.Struct]) -> tuple[tuple[msgspec.structs.FieldInfo, inspect.Type], ...]:
     return tuple((field, inspect.type_info(present(field.type))) for field in msgspec.structs.fields(model))
+
+
+def _tells_null(kind: Any) -> bool:
+    return {type(None), msgspec.UnsetType} <= set(typing.get_args(kind))
 
 
 def present(kind: Any) -> Any:
@@ -93,6 +107,8 @@ def expected(info: inspect.Type) -> str:
             return "true or false"
         case inspect.ListType():
             return f"an array of {expected(info.item_type)}"
+        case inspect.DictType():
+            return f"an object with values of {expected(info.value_type)}"
         case inspect.UnionType():
             return " or ".join(expected(t) for t in info.types)
     return "an object"

@@ -55,8 +55,10 @@ def _of_session(tracks: tuple[Track, ...], meters: dict[int, Meter], health: Hea
         yield f"its clock is {health.drift:+.2f} s off ours: let the encoder use constant frame rate and a synchronised clock"
     if health.repairs:
         yield f"{sum(health.repairs.values())} timestamps were repaired ({', '.join(sorted(health.repairs))}): the encoder's clock jumps"
-    if health.drops:
-        yield f"{sum(health.drops.values())} packets were dropped ({', '.join(sorted(health.drops))})"
+    yield from health.notes.values()
+    drops = {cause: count for cause, count in health.drops.items() if cause not in health.notes}
+    if drops:
+        yield f"{sum(drops.values())} packets were dropped ({', '.join(sorted(drops))})"
 
 
 def _b_frames(realtime: Collection[str]) -> str:

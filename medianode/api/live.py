@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from medianode import clock
-from medianode.control.ingress_state import State
+from medianode.control.ingress_state import Life, State
 from medianode.control.lifecycle import IngressLives
+from medianode.errors import PeerGone
 from medianode.routing.publication import Publication
 from medianode.routing.registry import Registry
 from medianode.store.ingresses import Ingress
+
+_IN_SESSION = (State.BUFFERING, State.ACTIVE)
 
 
 class Live:
@@ -23,15 +28,35 @@ class Live:
         return found if found is not None and found.grant.ingress_id == ingress.id else None
 
     def state(self, ingress: Ingress) -> State:
-        life = self._lives.life(ingress.id)
+        life = self._life(ingress)
         return State(ingress.state) if life is None else life.state
 
     def error(self, ingress: Ingress) -> str | None:
         """Why it was lost or failed, in words; None while all is well, and after an end that was no failure."""
         if self.state(ingress) is State.COMPLETE:
             return None
-        life = self._lives.life(ingress.id)
+        life = self._life(ingress)
         return (ingress.error_message or ingress.error_code if life is None else life.message or life.code) or None
+
+    def _life(self, ingress: Ingress) -> Life | None:
+        """None where the row knows better: what ended here says nothing of a session that another node has now."""
+        life = self._lives.life(ingress.id)
+        elsewhere = ingress.node_id not in (None, self._lives.node_id)
+        return None if elsewhere and life is not None and life.state not in _IN_SESSION else life
+
+    def in_session(self, ingress: Ingress) -> bool:
+        """An encoder is there, or is waited for."""
+        return self.state(ingress) in _IN_SESSION
+
+    def hold(self, ingress: Ingress, seconds: float) -> None:
+        """How long the publication that there is now waits for its encoder."""
+        publication = self.publication(ingress)
+        if publication is not None:
+            publication.grant = replace(publication.grant, hold=seconds)
+
+    def finish(self, ingress: Ingress) -> bool:
+        """End its session at once, without a hold; its encoder may begin another. False if it has none here."""
+        return self._registry.kick_ingress(ingress.id, PeerGone("the live stream was finished", code="finished"))
 
     def viewers(self, ingress: Ingress) -> int:
         """Of its room."""

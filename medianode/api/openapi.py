@@ -11,7 +11,7 @@ import msgspec
 from medianode.api.fields import present
 from medianode.api.problems import Dialect, phrase
 from medianode.api.router import AnyRoute
-from medianode.errors import MedianodeError
+from medianode.errors import InvalidRequest, MedianodeError
 
 REF = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"\{(\w+)(?::(?:[^{}]|\{[^{}]*\})*)?\}")
@@ -24,6 +24,7 @@ _WHY = {
     408: ("request-timeout", "body: expected all of it in 15 s"),
     409: ("conflict", "somebody else holds it"),
     413: ("body-too-large", "body: expected at most 1048576 bytes"),
+    422: ("invalid-request", "reconnectWindow: expected a whole number from 0 to 1800, got 9000"),
     429: ("too-many-requests", "too many failed logins: wait a minute"),
     500: ("internal", "the node failed on this request; its log has the details"),
     501: ("not-enabled", "known, but not enabled on this node"),
@@ -108,13 +109,16 @@ def _success(route: AnyRoute, schema: Mapping[str, Any]) -> dict[str, Any]:
         return {"description": "Done; no body"}
     return {
         "description": phrase(route.status),
-        "content": {"application/json": _content(schema[_name(route.response)], route.example)},
+        "content": {
+            "application/json": _content(schema[_name(route.response)], route.example),
+            **({route.streams: {"schema": {"type": "string"}}} if route.streams else {}),
+        },
     }
 
 
 def _failure(dialect: Dialect, status: int, schema: Mapping[str, Any]) -> dict[str, Any]:
     code, message = _WHY[status]
-    example = dialect.say(status, MedianodeError(message, code=code))
+    example = dialect.say(status, InvalidRequest(message) if status == 422 else MedianodeError(message, code=code))
     return {"description": phrase(status), "content": {"application/json": _content(schema[_name(dialect.error)], example)}}
 
 

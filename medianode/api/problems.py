@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 from aiohttp import web
@@ -15,13 +15,13 @@ from medianode.errors import InvalidRequest, MedianodeError, NotFound, PeerError
 CORS: Mapping[str, str] = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Project-Id, X-Bundle-Id",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID, X-Project-Id, X-Bundle-Id",
     "Access-Control-Expose-Headers": "X-Error-Code, Retry-After, WWW-Authenticate",
     "Access-Control-Max-Age": "86400",
 }
 """Any page may call with its own bearer token; never with credentials of the browser, so `*` is safe."""
 
-_PHRASES = {413: "Payload Too Large", 408: "Request Timeout"}
+_PHRASES = {413: "Payload Too Large", 408: "Request Timeout", 422: "Unprocessable Content"}
 
 
 def phrase(status: int) -> str:
@@ -47,9 +47,33 @@ class StreamHubError(msgspec.Struct, rename="camel"):
     error: str
 
 
+class FieldProblem(msgspec.Struct):
+    field: str
+    message: str
+
+
+class FastPixProblem(msgspec.Struct, omit_defaults=True):
+    """`code` is the HTTP status; `fields` come with 422."""
+
+    code: int
+    message: str
+    description: str
+    fields: list[FieldProblem] = []
+
+
+class FastPixError(msgspec.Struct):
+    """As the vendor's SDKs parse it (contracts 3)."""
+
+    success: bool
+    error: FastPixProblem
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """`prefixes`: the paths that it answers for. `headers`: optional ones of every request that has a key, with what they mean."""
+    """`prefixes`: the paths that it answers for. `headers`: optional ones of every request that has a key, with what they mean.
+
+    `statuses`: where its answers differ from `origin.status`, by that.
+    """
 
     name: str
     text: str
@@ -57,6 +81,7 @@ class Dialect:
     error: type[msgspec.Struct]
     say: Callable[[int, MedianodeError], msgspec.Struct]
     headers: tuple[tuple[str, str], ...] = ()
+    statuses: Mapping[int, int] = field(default_factory=dict)
 
     def speaks(self, path: str) -> bool:
         return any(path == p or path.startswith(p + "/") for p in self.prefixes)
@@ -72,19 +97,37 @@ def _streamhub(status: int, error: MedianodeError) -> StreamHubError:
     return StreamHubError(status, message, phrase(status))
 
 
+def _fastpix(status: int, error: MedianodeError) -> FastPixError:
+    if status != 422 or not isinstance(error, InvalidRequest):
+        return FastPixError(False, FastPixProblem(status, error.message, phrase(status)))
+    fields = [FieldProblem(*((name, text) if colon else ("body", name))) for name, colon, text in (s.partition(": ") for s in error.fields)]
+    return FastPixError(False, FastPixProblem(status, error.message, phrase(status), fields))
+
+
+_PROJECT_HEADER = ("X-Project-Id", "The project's id or slug; must be the key's own, and chooses one for a key to the whole node")
 BAXCLOUD = Dialect(
     "BaxCloud",
     "Ingress as the BaxCloud server SDK calls it; bodies are bare.",
     ("/v1", "/ingress"),
     BaxCloudError,
     _baxcloud,
-    (("X-Project-Id", "The project's id or slug; must be the key's own, and chooses one for a key to the whole node"),),
+    (_PROJECT_HEADER,),
+)
+FASTPIX = Dialect(
+    "FastPix",
+    "Live streams as the FastPix SDKs call them: `{success, data}`, HTTP Basic with the key's id and the key.",
+    ("/v1/live", "/v1/iam", "/live/streams"),
+    FastPixError,
+    _fastpix,
+    (_PROJECT_HEADER,),
+    # what cannot be done now is a 400 there, and a value that does not hold a 422
+    {400: 422, 409: 400},
 )
 STREAMHUB = Dialect("StreamHub", "Apps, tokens, ingress and cameras; bodies are `{data: …}`.", ("/api/v1",), StreamHubError, _streamhub)
 OPERATOR = Dialect("Operator", "Projects, keys and live sessions of this node; StreamHub's shapes.", (), StreamHubError, _streamhub)
 
 
-def dialect_of(path: str, dialects: Sequence[Dialect] = (STREAMHUB, BAXCLOUD)) -> Dialect | None:
+def dialect_of(path: str, dialects: Sequence[Dialect] = (STREAMHUB, FASTPIX, BAXCLOUD)) -> Dialect | None:
     return next((d for d in dialects if d.speaks(path)), None)
 
 
@@ -105,7 +148,9 @@ def from_http(request: web.Request, error: web.HTTPException) -> MedianodeError:
 
 def answer(dialect: Dialect, error: MedianodeError, status: int | None = None, headers: Mapping[str, str] | None = None) -> web.Response:
     """The refusal in this dialect. `X-Error-Code` carries the stable code in every one of them."""
-    status = status or origin.status(error)
+    if status is None:
+        status = origin.status(error)
+        status = dialect.statuses.get(status, status)
     if status >= 500 and type(error) is MedianodeError:
         error = internal()
     extra = {"X-Error-Code": error.code, **(headers or {})}

@@ -42,11 +42,12 @@ class Route(Generic[W, B, Q, R]):
     """`auth`: the permission that the key needs, None for a public route. `errors`: statuses beyond those that every such route may give.
 
     `path` as aiohttp writes it; `aliases` are the same operation under other paths. `response` None answers 204 without a body.
+    `streams`: the media type that it may answer with instead, for as long as it likes.
     """
 
     method: str
     path: str
-    handler: Callable[[Call[W, B, Q]], Awaitable[R]]
+    handler: Callable[[Call[W, B, Q]], Awaitable[R | web.StreamResponse]]
     summary: str
     dialect: Dialect
     tag: str
@@ -59,6 +60,7 @@ class Route(Generic[W, B, Q, R]):
     aliases: tuple[str, ...] = ()
     request_example: B | None = None
     example: R | None = None
+    streams: str = ""
 
     @property
     def operation_id(self) -> str:
@@ -77,7 +79,7 @@ class Route(Generic[W, B, Q, R]):
             found.add(400)
         if "{" in self.path:
             found.add(404)
-        return tuple(sorted(found | {500, 503}))
+        return tuple(sorted({self.dialect.statuses.get(status, status) for status in found} | {500, 503}))
 
 
 AnyRoute = Route[Any, Any, Any, Any]
@@ -95,12 +97,14 @@ class Reading:
 def mount(route: AnyRoute, authenticate: Authenticate, reading: Reading) -> list[web.RouteDef]:
     """The aiohttp routes of one typed route."""
 
-    async def handle(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.StreamResponse:
         check_path(request)
         who = await authenticate(request, route)
         body = fields.build(await read_json(request, reading), route.request) if route.request else Empty()
         query = fields.build(request.query, route.query, what="query", lax=True) if route.query else Empty()
         result = await route.handler(Call(request, who, body, query))
+        if isinstance(result, web.StreamResponse):
+            return result
         return json_response(result, 204 if route.response is None else route.status)
 
     if route.method == "GET":

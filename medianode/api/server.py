@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
 from importlib import resources
@@ -17,14 +17,16 @@ import medianode
 from medianode.api import openapi, streamhub
 from medianode.api.admin import Admin
 from medianode.api.baxcloud import BaxCloud
+from medianode.api.keys import KeysApi
 from medianode.api.live import Live
-from medianode.api.problems import BAXCLOUD, Dialect, answer, dialect_of, from_http, internal, json_response
+from medianode.api.problems import BAXCLOUD, FASTPIX, Dialect, answer, dialect_of, from_http, internal, json_response
 from medianode.api.router import AnyRoute, Reading, mount
 from medianode.api.sessions import Sessions
 from medianode.api.urls import Ports
 from medianode.api.viewers import Viewers
 from medianode.auth import Gatekeeper, Permission, Principal
 from medianode.config import Config
+from medianode.control import audit
 from medianode.control.ingresses import Ingresses
 from medianode.control.keys import Keys
 from medianode.control.lifecycle import IngressLives
@@ -41,9 +43,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Api:
-    """Put `routes()` and `middleware` into the application. `ports`: where RTMP listens really.
+    """Put `routes()` and `middleware` into the application. `ports`: where RTMP listens really. `more`: routes of what is made elsewhere.
 
-    The middleware speaks for `/v1`, `/ingress` and `/api/v1` only, unknown paths there included; all else passes through untouched.
+    The middleware speaks for `/v1`, `/ingress`, `/live/streams` and `/api/v1` only, unknown paths there included; all else passes untouched.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Api:
         renditions: Renditions | None = None,
         options: RoomOptions | None = None,
         whep: WhepService | None = None,
+        more: Iterable[AnyRoute] = (),
     ) -> None:
         self._gatekeeper = gatekeeper
         self._origin = origin
@@ -74,8 +77,10 @@ class Api:
             *streamhub.Cameras(projects, ingresses, gatekeeper, registry, live, origin, ports, enabled=config.ws_jpeg.enabled).routes,
             *streamhub.Streams(projects, ingresses, registry, live).routes,
             *Sessions(registry, origin, ports, renditions).routes,
-            *Admin(projects, keys).routes,
+            *Admin(projects).routes,
+            *KeysApi(projects, keys).routes,
             *(Viewers(projects, options, whep).routes if options is not None else ()),
+            *more,
         ]
 
     def routes(self) -> list[web.RouteDef]:
@@ -88,6 +93,7 @@ class Api:
 
         @web.middleware
         async def dialects(request: web.Request, handler: Handler) -> web.StreamResponse:
+            audit.actor.set(audit.SYSTEM)  # connections, and so their tasks, outlive requests
             dialect = dialect_of(request.path)
             if dialect is None:
                 return await handler(request)
@@ -117,9 +123,14 @@ class Api:
         """The key's owner, checked for the route's permission on the project that the path or `X-Project-Id` names."""
         if route.auth is None:
             return None
-        authorization = request.headers.get("Authorization")
         source = self._origin.source(request)
-        if route.dialect is not BAXCLOUD:
+        principal = await self._principal(request, route, request.headers.get("Authorization"), source)
+        audit.actor.set(audit.Actor(principal.key_id, source))
+        return principal
+
+    async def _principal(self, request: web.Request, route: AnyRoute, authorization: str | None, source: str) -> Principal:
+        assert route.auth is not None
+        if route.dialect not in (BAXCLOUD, FASTPIX):
             return await self._gatekeeper.control(authorization, Permission(route.auth), request.match_info.get("app"), source=source)
         project = request.headers.get("X-Project-Id", "").strip() or None
         try:

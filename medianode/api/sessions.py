@@ -215,7 +215,7 @@ def view_of(room: Room, publication: Publication, now: float, renditions: Iterab
     grant, health = publication.grant, publication.health
     sources = (publication, room) if room.programme is publication else (publication,)
     made = [r for r in renditions if r.source in sources]
-    realtime = [r.treatment["video"] for r in made if r.realtime and "video" in r.treatment]
+    realtime = [r.treatment["video"] for r in made if r.want.realtime and "video" in r.treatment]
     queues = [s for s in publication.sinks if isinstance(s, Queued)]
     age = max(0.0, now - publication.opened_at)
     return SessionView(

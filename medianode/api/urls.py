@@ -67,6 +67,10 @@ class Urls:
     def hls(self, slug: str, room: str) -> str:
         return f"{self.base}/hls/{slug}/{quote(room)}/index.m3u8"
 
+    def playback(self, playback_id: str) -> str:
+        """HLS of a live stream by one of its public names."""
+        return f"{self.base}/{playback_id}.m3u8"
+
     def mjpeg(self, slug: str, room: str) -> str:
         return f"{self.base}/live/{slug}/{quote(room)}/mjpeg"
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import NamedTuple
 
 from medianode import clock
 from medianode.store import audit
-from medianode.store.database import Transaction
+from medianode.store.audit import Entry
+from medianode.store.database import Database, Transaction
 
 
 class Actor(NamedTuple):
@@ -35,3 +37,24 @@ async def record(tx: Transaction, action: str, target: str, project_id: str | No
         target=target[:160],
         details=details,
     )
+
+
+class AuditLog:
+    """Reads what `record` wrote."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def before(
+        self,
+        limit: int,
+        *,
+        project_id: str | None = None,
+        before_id: int | None = None,
+        action: str = "",
+        target: str = "",
+        actor: str = "",
+    ) -> Sequence[Entry]:
+        """Newest first. `project_id` None: of the whole node. `before_id`: where the last page ended. Empty filters let all through."""
+        async with self._db.read() as tx:
+            return await audit.before(tx, limit, project_id=project_id, before_id=before_id, action=action, target=target, actor=actor)

@@ -1,23 +1,27 @@
-"""Ingresses: made, listed, deleted, and found by the key that an encoder brings."""
+"""Ingresses: made, listed, changed, deleted, and found by the key that an encoder brings."""
 
 from __future__ import annotations
 
 import secrets
 import string
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from medianode import clock
 from medianode.auth import Door, Takeover, same_secret
+from medianode.control import audit
 from medianode.control.cache import Cache
+from medianode.control.session_facts import IN_SESSION, cut_off, ingress_fact
 from medianode.errors import Conflict, Forbidden, InvalidRequest, NotFound, StorageError
-from medianode.events import Bus, IngressCreated, IngressDeleted
+from medianode.events import Bus, IngressChanged, IngressCreated, IngressDeleted, IngressDisabled
 from medianode.media.names import check_identity, room_name, shown
 from medianode.store import ingresses as table
 from medianode.store import projects
-from medianode.store.database import Database
+from medianode.store.database import Database, Transaction
 from medianode.store.ingresses import Ingress
 from medianode.store.projects import Project
+from medianode.webhooks.outbox import announce
 
 KEY_LENGTH = 256
 NAME_LENGTH = 200
@@ -27,11 +31,15 @@ PER_ROOM = 64
 
 _ALPHABET = string.ascii_letters + string.digits
 
+Alter = Callable[[Transaction, Ingress], Awaitable[object]]
+"""What else changes in the transaction, before it is told of."""
+
 
 class Ingresses:
     """`rooms`: limits.rooms, over the whole node.
 
-    `ttl`: how long a change made by another process may go unseen, seconds; ours is seen at once.
+    `ttl`: how long a change made by another process may go unseen, seconds; ours is seen at once. `settle` is awaited before a deletion:
+    it writes down what is still to be told of sessions, for nothing is told of an ingress that is gone.
     """
 
     def __init__(self, db: Database, bus: Bus, *, rooms: int, per_room: int = PER_ROOM, ttl: float = 3.0, cached: int = 4096) -> None:
@@ -40,6 +48,11 @@ class Ingresses:
         self._rooms = rooms
         self._per_room = per_room
         self._cache: Cache[bytes, Ingress] = Cache(cached, ttl)
+        self.settle: Callable[[], Awaitable[None]] = _nothing
+        # by us, or followed from another process
+        bus.subscribe(IngressDeleted, lambda event: self.forget(event.ingress_id))
+        bus.subscribe(IngressDisabled, lambda event: self.forget(event.ingress_id))
+        bus.subscribe(IngressChanged, lambda event: self.forget(event.ingress_id))
 
     async def create(
         self,
@@ -73,9 +86,13 @@ class Ingresses:
             bypass_transcoding=bypass_transcoding,
             takeover=takeover,
         )
+        return await self.add(project, ingress, unique_identity=unique_identity)
+
+    async def add(self, project: Project, ingress: Ingress, also: Alter | None = None, *, unique_identity: bool = False) -> Ingress:
+        """Store a new one (see `create`), and what `also` makes of it in the same transaction: a live stream."""
         async with self._db.write() as tx:
             # the lock makes check and insert one: two requests at once must not both find the identity free
-            if await projects.lock(tx, project.id) is None:
+            if (locked := await projects.lock(tx, project.id)) is None:
                 raise NotFound(f"no project {shown(project.slug)}")
             if unique_identity and await table.find_by_identity(tx, project.id, ingress.room, ingress.participant_identity):
                 raise Conflict(
@@ -87,7 +104,13 @@ class Ingresses:
                 raise Forbidden(f"room {ingress.room} has {here} ingresses, which is its bound", code="ingress-quota")
             if not here and await table.count_rooms(tx) >= self._rooms:
                 raise Forbidden(f"this node has {self._rooms} rooms, which is limits.rooms", code="room-quota")
+            own = locked.limits.get("rooms")
+            if not here and own is not None and await table.count_rooms(tx, project.id) >= own:
+                raise Forbidden(f"project {project.slug} has {own} rooms, which is its limit", code="project-limit-rooms")
             await table.insert_ingress(tx, ingress)
+            if also is not None:
+                await also(tx, ingress)
+            await _told(tx, "ingress.created", ingress, kind=ingress.kind, room=ingress.room)
         self._bus.publish(IngressCreated(ingress.id, project.id, ingress.kind, ingress.room, ingress.participant_identity))
         return ingress
 
@@ -116,13 +139,74 @@ class Ingresses:
             )
 
     async def delete(self, project_id: str, ingress_id: str) -> Ingress:
-        """Gone, and by IngressDeleted its encoder is put out. Raises NotFound."""
-        ingress = await self.get(project_id, ingress_id)
+        """Gone, and by IngressDeleted its encoder is put out. Raises NotFound.
+
+        The end of a session that it has is told here and now, wherever its encoder is: afterwards nobody can tell of it.
+        """
+        await self.get(project_id, ingress_id)
+        await self.settle()
         async with self._db.write() as tx:
-            if not await table.delete_ingress(tx, ingress.id):
-                raise NotFound(f"no ingress {shown(ingress_id)}")
-        self._cache.forget(lambda cached: cached.id == ingress_id)
+            ingress = await self._locked(tx, project_id, ingress_id, to_delete=True)
+            if ingress.state in IN_SESSION:
+                live = bool(await table.live_among(tx, (ingress.id,)))
+                facts, standing = cut_off(ingress, clock.wallclock(), "ingress-deleted", "the ingress was deleted", live=live)
+                await table.stand(tx, ingress.id, standing)
+                for fact in facts:
+                    await announce(tx, fact)
+            await _told(tx, "ingress.deleted", ingress, kind=ingress.kind, room=ingress.room)
+            await table.delete_ingress(tx, ingress.id)
         self._bus.publish(IngressDeleted(ingress.id, ingress.project_id, ingress.kind, ingress.room, ingress.participant_identity))
+        return ingress
+
+    async def set_disabled(self, project_id: str, ingress_id: str, disabled: bool) -> Ingress:
+        """Disabled, its encoder is put out and none is let in. Raises NotFound, Conflict (`already-disabled`, `already-enabled`)."""
+        word = "disabled" if disabled else "enabled"
+        async with self._db.write() as tx:
+            ingress = await self._locked(tx, project_id, ingress_id)
+            if (ingress.disabled_at is not None) == disabled:
+                raise Conflict(f"the ingress is {word} already", code=f"already-{word}")
+            ingress = replace(ingress, disabled_at=clock.wallclock() if disabled else None)
+            await table.disable(tx, ingress.id, ingress.disabled_at)
+            await _told(tx, f"ingress.{word}", ingress)
+        about = (ingress.id, ingress.project_id, ingress.kind, ingress.room, ingress.participant_identity)
+        self._bus.publish(IngressDisabled(*about) if disabled else IngressChanged(*about))
+        return ingress
+
+    async def change(self, project_id: str, ingress_id: str, alter: Alter, **details: object) -> Ingress:
+        """`alter` changes it, or what hangs on it (the policy of a live stream), and its subscribers are told. `details`: for the audit
+        log. Raises NotFound, and what `alter` raises: nothing is changed then.
+        """
+        async with self._db.write() as tx:
+            ingress = await self._locked(tx, project_id, ingress_id)
+            await alter(tx, ingress)
+            ingress = await self._locked(tx, project_id, ingress_id)
+            await _told(tx, "ingress.updated", ingress, **details)
+        self._bus.publish(IngressChanged(ingress.id, ingress.project_id, ingress.kind, ingress.room, ingress.participant_identity))
+        return ingress
+
+    async def reset_key(self, project_id: str, ingress_id: str, stream_key: str = "") -> Ingress:
+        """A new stream key, a random one where none is given; the old one is good no more and who publishes by it is put out (the
+        publication waits for the encoder to come back with the new one). Raises NotFound.
+        """
+        stream_key = stream_key or random_text(32)
+        async with self._db.write() as tx:
+            ingress = await self._locked(tx, project_id, ingress_id)
+            await table.set_stream_key(tx, ingress.id, stream_key)
+            ingress = replace(ingress, stream_key=stream_key)
+            await _told(tx, "ingress.updated", ingress, key_reset=True)
+        about = (ingress.id, ingress.project_id, ingress.kind, ingress.room, ingress.participant_identity)
+        self._bus.publish(IngressChanged(*about, key_reset=True))
+        return ingress
+
+    def forget(self, ingress_id: str) -> None:
+        """What is remembered of it is old."""
+        self._cache.forget(lambda cached: cached.id == ingress_id)
+
+    async def _locked(self, tx: Transaction, project_id: str, ingress_id: str, *, to_delete: bool = False) -> Ingress:
+        await projects.hold(tx, (project_id,))
+        ingress = (await table.lock(tx, (ingress_id,), to_delete=to_delete)).get(ingress_id)
+        if ingress is None or ingress.project_id != project_id:
+            raise NotFound(f"no ingress {shown(ingress_id)}")
         return ingress
 
     async def validate_password(self, project_id: str, ingress_id: str, password: str) -> bool:
@@ -156,6 +240,18 @@ class Ingresses:
         """At most `per_room`. Raises InvalidRequest."""
         found, _ = await self.list(project, room=room, kinds=(kind,), limit=self._per_room)
         return found
+
+
+async def _nothing() -> None:
+    """Stands in for `Ingresses.settle` where there are no sessions: in the CLI."""
+
+
+async def _told(tx: Transaction, action: str, ingress: Ingress, **details: object) -> None:
+    """Written into the outbox and the audit log. A reset of the key stands in the fact too: other daemons put its encoder out."""
+    live = bool(await table.live_among(tx, (ingress.id,)))
+    extra: dict[str, Any] = {"keyReset": True} if details.get("key_reset") else {}
+    await announce(tx, ingress_fact(action, ingress, clock.wallclock(), live=live, **extra))
+    await audit.record(tx, action, ingress.id, ingress.project_id, **details)
 
 
 def new_ingress(

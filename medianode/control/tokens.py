@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ TTL = 6 * 3600.0
 TTL_MAX = 366 * 86_400.0
 METADATA_LENGTH = 2000
 TOKEN_LENGTH = 8192
+ID_LENGTH = 128
 
 _INSTANT_MAX = 1e12
 _SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*(s|m|h|d|w)?", re.ASCII)
@@ -27,11 +29,15 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """What a token says. `room` is canonical; instants are wallclock. `can_publish_sources`, where set, is all that may be published."""
+    """What a token says. `room` is canonical; instants are wallclock. `can_publish_sources`, where set, is all that may be published.
+
+    `id` tells it from all others, for revoking it: its `jti`, or a digest where that is absent or its identity, as LiveKit's SDKs have it.
+    """
 
     identity: str
     room: str
     expires_at: float
+    id: str = ""
     name: str = ""
     metadata: str = ""
     attributes: Mapping[str, str] = field(default_factory=dict)
@@ -71,8 +77,9 @@ def mint(
     hidden: bool = False,
     recorder: bool = False,
     audio_only: bool = False,
+    token_id: str = "",
 ) -> tuple[str, Token]:
-    """The JWT and what it says. `at`: wallclock.
+    """The JWT and what it says. `at`: wallclock. `token_id`: its `jti`, or empty for a random one.
 
     No identity makes one (`anon-…`); one that is hidden or records does not publish unless `can_publish` says so. Raises InvalidRequest.
     """
@@ -83,6 +90,7 @@ def mint(
         identity=check_identity(identity, "identity") if identity else f"anon-{secrets.token_hex(8)}",
         room=room_name(project.slug, room),
         expires_at=float(int(at + span(ttl))),
+        id=token_id or secrets.token_hex(8),
         name=name,
         metadata=metadata,
         can_publish=publishes,
@@ -103,8 +111,8 @@ _REASONS: dict[type[Exception], str] = {
 }
 
 
-def verify(project: Project, text: str, at: float) -> Token:
-    """What a token of this project says.
+def verify(project: Project, text: str, at: float, *, expired: bool = False) -> Token:
+    """What a token of this project says. `expired`: one at a bad time will do, too.
 
     Raises Unauthorized: `token-expired` and `token-not-yet` for good ones at a bad time (60 s leeway), `unauthorized` for all else.
     """
@@ -121,11 +129,11 @@ def verify(project: Project, text: str, at: float) -> Token:
     except (jwt.PyJWTError, RecursionError) as e:  # RecursionError: json, on a header of nothing but brackets
         raise Unauthorized(f"token: {_REASONS.get(type(e), 'not one of this project, or cut short')}") from None
     expires_at = _instant(claims, "exp")
-    if at > expires_at + LEEWAY:
+    if at > expires_at + LEEWAY and not expired:
         raise Unauthorized("token: expired", code="token-expired")
-    if "nbf" in claims and at < _instant(claims, "nbf") - LEEWAY:
+    if "nbf" in claims and not expired and at < _instant(claims, "nbf") - LEEWAY:
         raise Unauthorized("token: not valid yet: is the clock of its issuer right?", code="token-not-yet")
-    return _token(project, claims, expires_at)
+    return _token(project, claims, expires_at, _id(claims, text))
 
 
 def issuer(text: str) -> str | None:
@@ -165,7 +173,7 @@ def _claims(project: Project, token: Token, at: float) -> dict[str, Any]:
         "sub": token.identity,
         "nbf": int(at),
         "exp": int(token.expires_at),
-        "jti": secrets.token_hex(8),
+        "jti": token.id,
         "video": video,
     }
     if token.name:
@@ -177,7 +185,14 @@ def _claims(project: Project, token: Token, at: float) -> dict[str, Any]:
     return claims
 
 
-def _token(project: Project, claims: Mapping[str, Any], expires_at: float) -> Token:
+def _id(claims: Mapping[str, Any], text: str) -> str:
+    jti = claims.get("jti")
+    if isinstance(jti, str) and 0 < len(jti) <= ID_LENGTH and jti.isprintable() and jti != claims.get("sub"):
+        return jti
+    return f"sha256-{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _token(project: Project, claims: Mapping[str, Any], expires_at: float, token_id: str) -> Token:
     """The signature is good, so its maker holds the secret; the types may yet be anything."""
     video = claims.get("video")
     grant: Mapping[str, Any] = video if isinstance(video, dict) else {}
@@ -192,6 +207,7 @@ def _token(project: Project, claims: Mapping[str, Any], expires_at: float) -> To
         identity=_text(claims, "sub"),
         room=room,
         expires_at=expires_at,
+        id=token_id,
         name=_text(claims, "name"),
         metadata=_text(claims, "metadata"),
         attributes={str(k): str(v) for k, v in attributes.items()} if isinstance(attributes, dict) else {},

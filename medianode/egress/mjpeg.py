@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 from aiohttp import web
 
 from medianode import clock, telemetry
-from medianode.auth import Gatekeeper
+from medianode.auth import Gatekeeper, ReadGrant
 from medianode.config import Limits, Mjpeg
 from medianode.egress.screen import ENDS, Frame, Screen, Screens, Viewer
 from medianode.errors import Forbidden, InvalidRequest, MedianodeError, NotFound
@@ -20,6 +20,7 @@ from medianode.media.packet import Packet
 from medianode.media.track import Codec
 from medianode.origin import OPEN_CORS, Origin, bearer, media_error
 from medianode.protocols.multipart import CONTENT_TYPE
+from medianode.routing.audience import Visit
 from medianode.routing.registry import Registry
 from medianode.routing.room import Room
 from medianode.transcode.snapshot import keyframe_jpeg
@@ -117,15 +118,12 @@ class MjpegDoor:
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """The last picture at once, then each new one, until the room ends."""
         try:
-            room = await self._room(request)
+            room, grant = await self._room(request)
             if request.method == "HEAD":
                 return EndlessResponse(headers=STREAM_HEADERS)
-            room.count_viewer(DOOR, +1, self._limits.viewers_per_room)
-            try:
+            with self._registry.audience.enter(room, DOOR, grant) as visit:
                 async with self._screens.watch(room) as screen:
-                    return await self._play(request, room, screen)
-            finally:
-                room.count_viewer(DOOR, -1, self._limits.viewers_per_room)
+                    return await self._play(request, visit, screen)
         except MedianodeError as e:
             return media_error(e)
 
@@ -133,10 +131,12 @@ class MjpegDoor:
         """The newest picture; `?w=` scales it."""
         try:
             width = _width(request.query.get("w"))
-            room = await self._room(request)
+            room, _ = await self._room(request)
             packet = room.programme.gop.keyframe if room.programme is not None else None
             if packet is None:
                 raise NotFound(f"room {room.name} has no picture yet", code="no-frame")
+            if room.treated and room.video is not None:  # made of the publisher's own picture: nothing is decoded for a poster
+                width = min(width or room.video.width, room.video.width)
             tag = self.snapshots.tag(packet, width)
             headers = {**OPEN_CORS, "ETag": f'"{tag}"', "Cache-Control": "no-cache"}
             if any(etag.value in (tag, "*") for etag in request.if_none_match or ()):
@@ -146,15 +146,15 @@ class MjpegDoor:
             return media_error(e)
         return web.Response(body=body, content_type="image/jpeg", headers=headers)
 
-    async def _room(self, request: web.Request) -> Room:
+    async def _room(self, request: web.Request) -> tuple[Room, ReadGrant]:
         app, name = request.match_info["app"], request.match_info["room"]
         token = request.query.get("token")
         grant = await self._gatekeeper.read(app, name, token, bearer(request), source=self._origin.source(request))
         if grant.audio_only:
             raise Forbidden("this token is for sound only", code="audio-only")
-        return self._registry.on_air(grant.project_id, grant.room)
+        return self._registry.on_air(grant.project_id, grant.room), grant
 
-    async def _play(self, request: web.Request, room: Room, screen: Screen) -> web.StreamResponse:
+    async def _play(self, request: web.Request, visit: Visit, screen: Screen) -> web.StreamResponse:
         response = EndlessResponse(headers=STREAM_HEADERS)
         response.force_close()
         transport = request.transport
@@ -162,10 +162,11 @@ class MjpegDoor:
         if transport is None:
             return response
         SESSIONS.value += 1
-        fields = {"door": DOOR, "room": room.name, "peer": self._origin.source(request)}
+        fields = {"door": DOOR, "room": visit.room.name, "peer": self._origin.source(request)}
         telemetry.session(log, "playing", **fields)
         started_at = clock.now()
         viewer = Viewer(DOOR, transport, request.writer, _part)
+        visit.on_kick(viewer.end)
         screen.add(viewer)
         code = "closed"  # by the viewer, which cancels us
         try:

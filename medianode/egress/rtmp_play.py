@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from medianode import telemetry
+from medianode.auth import ReadGrant
 from medianode.media.packet import Gap, Packet
 from medianode.media.track import Codec, Track
 from medianode.protocols import flv
 from medianode.protocols.amf import Value, encode_amf0
 from medianode.protocols.flv import PacketType
 from medianode.protocols.rtmp import messages as m
+from medianode.routing.audience import Audience, Visit
 from medianode.routing.room import Room
 
 BYTES = telemetry.counter("medianode_bytes_total", "Bytes by door and direction", "door", "direction")
@@ -33,19 +36,23 @@ class RtmpPlayDesk:
     `max_unsent`: bytes a slow player may leave unread.
     """
 
-    def __init__(self, max_unsent: int, viewers_per_room: int) -> None:
+    def __init__(self, max_unsent: int, audience: Audience) -> None:
         self._max_unsent = max_unsent
-        self._viewers = viewers_per_room
+        self._audience = audience
         self._broadcasts: dict[Room, Broadcast] = {}
 
-    def play(self, room: Room, stream_id: int, transport: asyncio.Transport, ended: Callable[[str], None]) -> RtmpPlayer:
-        """Raises LimitExceeded when the room is full."""
-        room.count_viewer("rtmp", 1, self._viewers)
+    def play(self, room: Room, grant: ReadGrant, stream_id: int, transport: asyncio.Transport, ended: Callable[[str], None]) -> RtmpPlayer:
+        """Raises what `Audience.enter` does, and LimitExceeded where its picture would have to be made smaller and cannot be."""
+        visit = self._audience.enter(room, "rtmp", grant)
         broadcast = self._broadcasts.get(room)
         if broadcast is None:
             broadcast = self._broadcasts[room] = Broadcast(room, self._forget)
-        player = RtmpPlayer(broadcast, stream_id, transport, ended, self._max_unsent)
-        broadcast.add(player)
+        player = RtmpPlayer(broadcast, visit, stream_id, transport, ended, self._max_unsent)
+        with ExitStack() as undo:
+            undo.callback(player.close)
+            broadcast.add(player)
+            undo.pop_all()
+        visit.on_kick(lambda error: ended(error.code))
         return player
 
     def _forget(self, room: Room) -> None:
@@ -56,9 +63,16 @@ class RtmpPlayer:
     """One player's connection. Slow ones lose everything up to the next key frame."""
 
     def __init__(
-        self, broadcast: Broadcast, stream_id: int, transport: asyncio.Transport, ended: Callable[[str], None], max_unsent: int
+        self,
+        broadcast: Broadcast,
+        visit: Visit,
+        stream_id: int,
+        transport: asyncio.Transport,
+        ended: Callable[[str], None],
+        max_unsent: int,
     ) -> None:
         self._broadcast = broadcast
+        self._visit = visit
         self._transport = transport
         self._max_unsent = max_unsent
         self.stream_id = stream_id
@@ -93,6 +107,7 @@ class RtmpPlayer:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
+            self._visit.leave()
             self._broadcast.remove(self)
 
 
@@ -114,11 +129,11 @@ class Broadcast:
             self.room.attach(self)
             return
         self._players = [*self._players, player]
-        programme = self.room.programme
-        keyframe = programme.gop.keyframe if programme else None
+        gop = self.room.gop
+        keyframe = gop.keyframe if gop else None
         # headers are stamped like the oldest packet that follows them
         self._open(player, self._last_ms if keyframe is None else self._stamp(keyframe))
-        for packet in programme.gop.packets if programme else ():
+        for packet in gop.packets if gop else ():
             if (message := self._message(packet, player.stream_id)) is not None:
                 player.send(message, joins=packet.keyframe and packet.track.is_video, now=packet.received_at)
         if keyframe is None:  # a WebRTC publisher makes none unasked
@@ -126,7 +141,6 @@ class Broadcast:
 
     def remove(self, player: RtmpPlayer) -> None:
         self._players = [p for p in self._players if p is not player]
-        self.room.count_viewer("rtmp", -1, 1)
         if not self._players:
             self.room.detach(self)
             self._forget(self.room)

@@ -1,13 +1,14 @@
-"""An RTMP(S) publisher: what `medianode push` sends with. No re-encode; enhanced RTMP where the codec is not legacy's."""
+"""An RTMP(S) publisher: what `medianode push` and simulcast send with. No re-encode; enhanced RTMP where the codec is not legacy's."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from medianode.errors import InvalidRequest, PeerError, PeerGone, PeerTimeout
@@ -20,6 +21,10 @@ from medianode.protocols.rtmp.client import ChallengeReceived, ClientConnection,
 from medianode.protocols.rtmp.messages import PeerClosed
 
 TIMEOUT = 10.0
+LINGER = 2.0
+"""Seconds that a closed connection may take to send what it still has."""
+LEAP = 1.0
+"""Seconds that media time may differ from what has passed, before it is taken for another timeline."""
 _CONFIGURED = frozenset({Codec.H264, Codec.HEVC, Codec.AV1, Codec.VP9, Codec.AAC, Codec.OPUS, Codec.FLAC})
 
 
@@ -37,81 +42,164 @@ class RtmpUrl:
 
     @property
     def tc_url(self) -> str:
+        """As encoders write it: a usual port is left out, for servers that tell virtual hosts by it."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'rtmps' if self.secure else 'rtmp'}://{host}:{self.port}/{self.app}"
+        port = "" if self.port == (443 if self.secure else 1935) else f":{self.port}"
+        return f"{'rtmps' if self.secure else 'rtmp'}://{host}{port}/{self.app}"
 
 
-def parse_rtmp_url(text: str) -> RtmpUrl:
-    """Raises InvalidRequest."""
+def parse_rtmp_url(text: str, key: str | None = None) -> RtmpUrl:
+    """`key`: the stream's name where it is not in the URL, which is then all app, as OBS has a server and a key. Raises InvalidRequest."""
     try:
         url = urlsplit(text)
     except ValueError as e:  # a bracket without its other half
         raise InvalidRequest(f"expected rtmp://host/app/key or rtmps://…: {e}") from None
     if url.scheme not in ("rtmp", "rtmps") or not url.hostname:
         raise InvalidRequest(f"expected rtmp://host/app/key or rtmps://…, got {url.scheme or text[:20]!r}")
-    app, _, name = url.path.lstrip("/").rpartition("/")
-    if not app or not name:
-        raise InvalidRequest("expected rtmp://host/app/key: an app and a stream name or key behind the host")
+    query = f"?{url.query}" if url.query else ""
+    if key:
+        app, name = url.path.strip("/"), key
+        if not app:
+            raise InvalidRequest("expected rtmp://host/app: an app behind the host")
+        app += query
+    else:
+        app, _, name = url.path.lstrip("/").rpartition("/")
+        if not app or not name:
+            raise InvalidRequest("expected rtmp://host/app/key: an app and a stream name or key behind the host")
+        name += query
     secure = url.scheme == "rtmps"
     try:
         port = url.port or (443 if secure else 1935)
     except ValueError as e:
         raise InvalidRequest(f"port: {e}") from None
-    query = f"?{url.query}" if url.query else ""
-    return RtmpUrl(secure, url.hostname, port, app, name + query, unquote(url.username or ""), unquote(url.password or ""))
+    return RtmpUrl(secure, url.hostname, port, app, name, unquote(url.username or ""), unquote(url.password or ""))
+
+
+class Stamps:
+    """Media time to RTMP's milliseconds, from 0 on. Where the timeline breaks, time goes on by what has passed on the clock."""
+
+    __slots__ = ("_breaks", "_origin", "_received_at", "last")
+
+    def __init__(self) -> None:
+        self._origin: float | None = None
+        self._breaks = False
+        self._received_at = 0.0
+        self.last = 0
+
+    def break_off(self) -> None:
+        """The next packet may be of another timeline."""
+        self._breaks = True
+
+    def place(self, packet: Packet) -> int:
+        """Its dts in milliseconds; a caller takes them modulo 2**32."""
+        seconds = packet.dts / packet.track.clock_rate
+        if self._origin is None:
+            self._origin = seconds
+        elif self._breaks:
+            passed = max(0.0, packet.received_at - self._received_at)
+            expected = self.last / 1000 + passed
+            if abs(seconds - self._origin - expected) > LEAP:
+                self._origin = seconds - expected
+        self._breaks = False
+        self._received_at = packet.received_at
+        ms = max(0, round((seconds - self._origin) * 1000))
+        self.last = max(self.last, ms)
+        return ms
 
 
 class RtmpPublisher:
-    """Made by `open_publisher`. `send` waits while the peer is slow; time runs from the first packet."""
+    """Made by `open_publisher`. Time runs from the first packet. `fourcc`: what the server says it takes of Enhanced RTMP.
+
+    `put` and `write` never wait; `send` does, while the server is slow.
+    """
 
     def __init__(self, connection: ClientConnection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connection = connection
         self._reader = reader
         self._writer = writer
-        self._origin: float | None = None
+        self.stamps = Stamps()
+        self.fourcc: frozenset[str] = frozenset()
         self.sent_bytes = 0
 
-    async def open_tracks(self, tracks: tuple[Track, ...]) -> None:
-        """onMetaData and sequence headers; again when a configuration changes."""
-        metadata: dict[str, Value] = {"encoder": "medianode"}
+    @property
+    def socket(self) -> Any:
+        """To read options of: asyncio's TransportSocket or uvloop's PseudoSocket."""
+        return self._writer.transport.get_extra_info("socket")
+
+    @property
+    def closing(self) -> bool:
+        return self._writer.is_closing()
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        return self._writer.transport.get_write_buffer_size()
+
+    def declare(self, tracks: Sequence[Track]) -> None:
+        """onMetaData and sequence headers, before their first packet; again when a configuration changes. At most one of each kind."""
+        told: dict[str, float] = {}
         for track in tracks:
+            code = float(flv.metadata_codec_id(track.codec))
             if track.is_video:
-                metadata |= {"width": float(track.width), "height": float(track.height), "framerate": track.frame_rate}
+                told |= {"width": track.width, "height": track.height, "framerate": track.frame_rate, "videocodecid": code}
             else:
-                metadata |= {"audiosamplerate": float(track.sample_rate), "audiochannels": float(track.channels)}
-        self._connection.send_metadata(metadata)
+                told |= {"audiosamplerate": track.sample_rate, "audiochannels": track.channels, "audiocodecid": code}
+        metadata: dict[str, Value] = {name: float(value) for name, value in told.items() if value}
+        self._connection.send_metadata({**metadata, "encoder": "medianode"})
         for track in tracks:
             if track.codec in _CONFIGURED:
                 make = flv.video_tag if track.is_video else flv.audio_tag
-                self._connection.send_media(track.kind, 0, make(track.codec, PacketType.CONFIG, track.config))
-        await self._flush()
+                self._connection.send_media(track.kind, self.stamps.last & 0xFFFFFFFF, make(track.codec, PacketType.CONFIG, track.config))
 
-    async def send(self, packet: Packet) -> None:
-        """Raises PeerGone when the server has closed, PeerTimeout when it reads nothing for ten seconds."""
-        if self._reader.at_eof():
-            raise PeerGone("the server closed the connection")
+    def put(self, packet: Packet) -> None:
+        """To go with the next `write`."""
         track = packet.track
-        seconds = packet.dts / track.clock_rate
-        if self._origin is None:
-            self._origin = seconds
-        ms = max(0, round((seconds - self._origin) * 1000)) & 0xFFFFFFFF
+        ms = self.stamps.place(packet) & 0xFFFFFFFF
         if track.is_video:
             composition = round((packet.pts - packet.dts) * 1000 / track.clock_rate)
             tag = flv.video_tag(track.codec, PacketType.FRAMES, packet.data, keyframe=packet.keyframe, composition_time=composition)
         else:
             tag = flv.audio_tag(track.codec, PacketType.FRAMES, packet.data)
         self._connection.send_media(track.kind, ms, tag)
+
+    def write(self) -> int:
+        """Give all that was put to the transport. Returns how many bytes. Raises PeerGone."""
+        data = self._connection.data_to_send()
+        if self._writer.is_closing():
+            raise PeerGone("the server closed the connection")
+        if data:
+            self.sent_bytes += len(data)
+            self._writer.write(data)
+        return len(data)
+
+    async def open_tracks(self, tracks: Sequence[Track]) -> None:
+        self.declare(tracks)
         await self._flush()
 
-    async def watch(self) -> None:
+    async def send(self, packet: Packet) -> None:
+        """Raises PeerGone when the server has closed, PeerTimeout when it reads nothing for ten seconds."""
+        if self._reader.at_eof():
+            raise PeerGone("the server closed the connection")
+        self.put(packet)
+        await self._flush()
+
+    async def watch(self, heard: Callable[[ClientEvent], None] | None = None) -> None:
         """Read what the server says until it closes. Raises PeerError with its reason, PeerGone at the end."""
         while data := await self._reader.read(65_536):
             self._connection.receive_data(data)
             for event in self._connection.events():
                 if isinstance(event, Rejected):
                     raise PeerError(f"the server ended it: {event.code}: {event.description}", code="rejected")
-            await self._flush()
+                if heard is not None:
+                    heard(event)
+            self.write()
         raise PeerGone("the server closed the connection")
+
+    def farewell(self) -> None:
+        """Say goodbye, without waiting for it to be heard. Idempotent; harmless on a connection that is gone."""
+        self._connection.close()
+        if not self._writer.is_closing():
+            self._writer.write(self._connection.data_to_send())
 
     async def finish(self) -> None:
         self._connection.close()
@@ -128,11 +216,7 @@ class RtmpPublisher:
         return events
 
     async def _flush(self) -> None:
-        data = self._connection.data_to_send()
-        self.sent_bytes += len(data)
-        if self._writer.is_closing():
-            raise PeerGone("the server closed the connection")
-        self._writer.write(data)
+        self.write()
         try:
             async with asyncio.timeout(TIMEOUT):
                 await self._writer.drain()
@@ -141,31 +225,52 @@ class RtmpPublisher:
 
 
 @asynccontextmanager
-async def open_publisher(url: RtmpUrl, *, verify: ssl.SSLContext | None = None) -> AsyncIterator[RtmpPublisher]:
+async def open_publisher(
+    url: RtmpUrl, *, verify: ssl.SSLContext | None = None, addresses: Sequence[str] = (), window: int = 0
+) -> AsyncIterator[RtmpPublisher]:
     """Connect, answer Adobe's challenge where asked, publish. Raises PeerError with the server's reason, OSError, TimeoutError.
 
-    `verify`: the TLS context for rtmps; the system's trust store by default.
+    `verify`: the TLS context for rtmps; the system's trust store by default. `addresses`: where the host is, if it was looked up already.
+    `window`: bytes after which the server is asked to acknowledge.
     """
     query = ""
     for _ in range(3):
-        reader, writer = await asyncio.wait_for(
-            asyncio.open_connection(url.host, url.port, ssl=(verify or ssl.create_default_context()) if url.secure else None), TIMEOUT
-        )
-        try:
+        reader, writer = await _connect(url, verify, addresses or (url.host,))
+        with closing(writer):
             connection = ClientConnection(
-                url.app, url.tc_url, random=secrets.token_bytes, user=url.user, password=url.password, query=query
+                url.app, url.tc_url, random=secrets.token_bytes, user=url.user, password=url.password, query=query, window=window
             )
             publisher = RtmpPublisher(connection, reader, writer)
-            async with asyncio.timeout(TIMEOUT):
-                challenge = await _negotiate(publisher, connection, url)
-            if challenge:
-                query = challenge
-                continue
-            yield publisher
-            return
-        finally:
-            writer.close()
+            try:
+                async with asyncio.timeout(TIMEOUT):
+                    challenge = await _negotiate(publisher, connection, url)
+                if challenge:
+                    query = challenge
+                    continue
+                yield publisher
+                return
+            finally:
+                # a closed transport still sends what it has: to somebody who does not read that would be for ever
+                asyncio.get_running_loop().call_later(LINGER, writer.transport.abort)
     raise PeerError("the server kept asking for a password", code="rejected")
+
+
+async def _connect(
+    url: RtmpUrl, verify: ssl.SSLContext | None, addresses: Sequence[str]
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """The first of the addresses that answers, in TIMEOUT all together. Raises the last one's OSError, TimeoutError."""
+    context = (verify or ssl.create_default_context()) if url.secure else None
+    name = url.host if url.secure else None
+    async with asyncio.timeout(TIMEOUT):
+        for i, address in enumerate(addresses, 1):
+            share = TIMEOUT / len(addresses)
+            try:
+                async with asyncio.timeout(share):
+                    return await asyncio.open_connection(address, url.port, ssl=context, server_hostname=name)
+            except (OSError, TimeoutError):
+                if i == len(addresses):
+                    raise
+    raise TimeoutError
 
 
 async def _negotiate(publisher: RtmpPublisher, connection: ClientConnection, url: RtmpUrl) -> str:
@@ -174,7 +279,8 @@ async def _negotiate(publisher: RtmpPublisher, connection: ClientConnection, url
     while True:
         for event in await publisher.next_events():
             match event:
-                case Connected():
+                case Connected(fourcc=fourcc):
+                    publisher.fourcc = fourcc
                     connection.publish(url.name)
                     await publisher._flush()
                 case Publishing():
@@ -184,6 +290,6 @@ async def _negotiate(publisher: RtmpPublisher, connection: ClientConnection, url
                 case Rejected(code=code, description=description):
                     raise PeerError(f"{code}: {description}", code="rejected")
                 case PeerClosed():
-                    raise PeerGone("the server closed the connection before publishing began")
+                    raise PeerGone("the server closed the connection before publishing began: is the stream key right?")
                 case _:
                     pass

@@ -8,7 +8,7 @@ import logging
 from aiohttp import WSCloseCode, web
 
 from medianode import clock, telemetry
-from medianode.auth import Gatekeeper
+from medianode.auth import Gatekeeper, ReadGrant
 from medianode.config import Limits
 from medianode.egress.screen import ENDS, Frame, Screen, Screens, Viewer
 from medianode.errors import Forbidden, InvalidRequest, LimitExceeded, MedianodeError, NotFound, PeerGone, TooManyRequests, Unauthorized
@@ -65,25 +65,25 @@ class LiveSocketDoor:
             return socket
         peer = self._origin.source(request)
         try:
-            room = await self._room(request, peer)
-            room.count_viewer(DOOR, +1, self._limits.viewers_per_room)
-            try:
+            room, grant = await self._room(request, peer)
+            with self._registry.audience.enter(room, DOOR, grant) as visit:
                 async with self._screens.watch(room) as screen:
                     viewer = Viewer(DOOR, transport, request.writer, _message)
+                    visit.on_kick(viewer.end)
                     end = await self._play(socket, viewer, room, screen, peer)
-            finally:
-                room.count_viewer(DOOR, -1, self._limits.viewers_per_room)
+            if visit.over is not None and end is visit.over:
+                raise end
             await socket.close(code=WSCloseCode.GOING_AWAY if end.code == "shutdown" else WSCloseCode.OK, message=end.code.encode())
         except MedianodeError as e:
             await self._refuse(socket, e)
         return socket
 
-    async def _room(self, request: web.Request, peer: str) -> Room:
+    async def _room(self, request: web.Request, peer: str) -> tuple[Room, ReadGrant]:
         query = request.query
         grant = await self._gatekeeper.read(query.get("app", ""), query.get("room", ""), query.get("token"), bearer(request), source=peer)
         if grant.audio_only:
             raise Forbidden("this token is for sound only", code="audio-only")
-        return self._registry.on_air(grant.project_id, grant.room)
+        return self._registry.on_air(grant.project_id, grant.room), grant
 
     async def _play(self, socket: web.WebSocketResponse, viewer: Viewer, room: Room, screen: Screen, peer: str) -> MedianodeError:
         SESSIONS.value += 1

@@ -6,6 +6,7 @@ audio before video, or announce nothing. What comes late, or changes its paramet
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,7 +18,9 @@ from medianode.media.timeline import AudioClock, Timeline
 from medianode.media.track import Codec, Kind, Track
 from medianode.routing.publication import Publication
 
+log = logging.getLogger("medianode.ingress")
 DROPS = telemetry.counter("medianode_dropped_total", "Packets dropped, by place and cause", "place", "cause")
+UNWANTED = {Kind.VIDEO: "audio-only", Kind.AUDIO: "video-only"}
 PENDING_PACKETS = 2048
 """Packets held while the tracks are being decided."""
 PENDING_BYTES = 16 << 20
@@ -64,6 +67,7 @@ class Assembler:
         self._pending_bytes = 0
         self._first_at: float | None = None
         self._bad = 0
+        self._kinds = publication.grant.kinds
 
     def configure(self, codec: Codec, track_id: int, record: bytes, now: float) -> None:
         """A sequence header. Raises LimitExceeded on too many tracks; one that cannot be read counts as a bad frame."""
@@ -221,7 +225,7 @@ class Assembler:
         """All that was announced is there; where nothing was, one of each kind."""
         known = {s.elementary.track.id for s in self._streams.values() if s.elementary.track}
         if not self._expected:
-            return len({ident & 1 for ident in known}) == 2
+            return len({ident & 1 for ident in known}) == len(self._kinds)
         if known >= self._expected:
             return True
         kinds = {ident & 1 for ident in known} >= {ident & 1 for ident in self._expected}
@@ -279,6 +283,17 @@ class Assembler:
         if self._bad >= BAD_FRAMES:
             kind = UnsupportedMedia if isinstance(error, UnsupportedMedia) else ProtocolError
             raise kind(f"{BAD_FRAMES} frames in a row could not be read; the last: {error.message}", code="undecodable-media")
+
+    def unwanted(self, kind: Kind) -> None:
+        """Of a kind that is not to be published here: passed over, and told once. Encoders send pictures whether or not they are wanted."""
+        cause = UNWANTED[kind]
+        notes = self._publication.health.notes
+        if cause not in notes:
+            kept, left_out = ("sound", "picture") if kind is Kind.VIDEO else ("picture", "sound")
+            note = notes[cause] = f"this stream takes {kept} only: the {left_out} that comes is left out"
+            grant = self._publication.grant
+            log.warning("media left out", extra={"fields": {"room": grant.room, "identity": grant.identity, "code": cause, "reason": note}})
+        self.drop(cause)
 
     def drop(self, cause: str) -> None:
         """Count one lost packet or frame."""

@@ -38,6 +38,7 @@ from medianode.protocols.flv import PacketType
 from medianode.protocols.rtmp import auth as adobe
 from medianode.protocols.rtmp import messages as m
 from medianode.protocols.rtmp.server import ServerConnection
+from medianode.routing.policy import DURATION
 from medianode.routing.publication import Publication
 from medianode.routing.registry import Registry
 from medianode.routing.room import Room
@@ -60,6 +61,10 @@ READS = 4
 READ_BYTES = 1 << 20
 """At most in one read of a publisher's socket; 50 ms at 160 Mbit/s."""
 _TLS_HANDSHAKE = b"\x16"
+FAILED = "NetStream.Publish.Failed"
+_UNAUTHORIZED = "NetStream.Publish.Unauthorized"
+_STATUS = {**dict.fromkeys(("ingress-deleted", "ingress-disabled", "key-reset"), _UNAUTHORIZED), "finished": FAILED, DURATION: FAILED}
+"""What a publisher that is put out is told, by code."""
 
 
 class Player(Protocol):
@@ -71,7 +76,7 @@ class Player(Protocol):
 class PlayDesk(Protocol):
     """Where this door sends those who come to view: egress.rtmp_play, handed in by the daemon."""
 
-    def play(self, room: Room, stream_id: int, transport: asyncio.Transport, ended: Callable[[str], None]) -> Player: ...
+    def play(self, room: Room, grant: ReadGrant, stream_id: int, transport: asyncio.Transport, ended: Callable[[str], None]) -> Player: ...
 
 
 @dataclass(slots=True)
@@ -227,6 +232,7 @@ class RtmpSession(asyncio.Protocol):
         self._ended_by_peer = False
         self._events: deque[m.ServerEvent] = deque()
         self._resting = False
+        self._silent = False
         self._raw: socket.socket | None = None
         self._bytes_in = BYTES.labels(scheme, "in")
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -380,23 +386,30 @@ class RtmpSession(asyncio.Protocol):
         if self._error is not None or self.transport is None:
             return
         self._error = error
-        if isinstance(error, (PeerGone, PeerTimeout)):
-            code = "NetStream.Publish.Unauthorized" if error.code == "ingress-deleted" else "NetStream.Publish.BadName"
+        if isinstance(error, (PeerGone, PeerTimeout, Forbidden, LimitExceeded, UnsupportedMedia)):
+            code = _STATUS.get(error.code, "NetStream.Publish.BadName" if isinstance(error, (PeerGone, PeerTimeout)) else FAILED)
             for stream_id in self._publishing:
                 self._rtmp.send_status(stream_id, "error", code, error.message)
-        self._close()
+        put_out = bool(self._publishing) and all(state.publication.ended for state in self._publishing.values())
+        self._close(lingers=put_out)
 
-    def _close(self) -> None:
+    def _close(self, *, lingers: bool = False) -> None:
+        """`lingers`: the peer is sending, and a socket closed with bytes unread resets the connection, which takes our reason with it."""
         if self.transport is None:
             return
         self._flush()
-        self.transport.close()
+        if lingers and self.transport.can_write_eof():
+            self._silent = True
+            self._awake()
+            self.transport.write_eof()
+        else:
+            self.transport.close()
         # a peer that does not read keeps close() waiting for ever
         asyncio.get_running_loop().call_later(LINGER, self.transport.abort)
 
     def _flush(self) -> None:
         data = self._rtmp.data_to_send()
-        if data and self.transport is not None and not self.transport.is_closing():
+        if data and self.transport is not None and not self.transport.is_closing() and not self._silent:
             BYTES.labels(self._scheme, "out").value += len(data)
             self.transport.write(data)
 
@@ -434,6 +447,9 @@ class RtmpSession(asyncio.Protocol):
                 player.close()
 
     def _media(self, state: _Publishing, event: m.Media) -> None:
+        if event.kind not in state.publication.grant.kinds:
+            state.assembler.unwanted(event.kind)
+            return
         ms = state.unwrapper.unwrap(event.timestamp)
         now = self._heard_at
         assembler = state.assembler
@@ -551,7 +567,7 @@ class RtmpSession(asyncio.Protocol):
             self.fail(PeerGone("the stream ended", code=cause))
 
         try:
-            self._playing[event.stream_id] = self._door.desk.play(room, event.stream_id, self.transport, ended)
+            self._playing[event.stream_id] = self._door.desk.play(room, grant, event.stream_id, self.transport, ended)
         except PeerError as e:
             self._rtmp.end_play(event.stream_id, e.message)
             raise

@@ -73,3 +73,8 @@ class Track:
         # asked for several times per packet, so looked up once
         object.__setattr__(self, "kind", self.codec.kind)
         object.__setattr__(self, "is_video", self.codec in _VIDEO)
+
+    @property
+    def lines(self) -> int:
+        """What the 1080 of `1080p` counts: the shorter side, whichever way the picture stands; 0 where it is not known."""
+        return min(self.width, self.height)

@@ -291,6 +291,14 @@ def audio_tag(codec: Codec, packet_type: PacketType, data: bytes = b"", *, track
     return _ex_tag(0x90, _AUDIO_MULTITRACK, number, fourcc, track_id, data)
 
 
+def metadata_codec_id(codec: Codec) -> int:
+    """What videocodecid and audiocodecid of onMetaData say: the legacy number, else E-RTMP's FourCC as one. 0 where FLV has neither."""
+    if codec in _METADATA_NUMBERS:
+        return _METADATA_NUMBERS[codec]
+    return int.from_bytes(_VIDEO_CODES.get(codec) or _AUDIO_CODES.get(codec) or b"", "big")
+
+
+_METADATA_NUMBERS = {Codec.H264: 7, Codec.AAC: 10, Codec.MP3: 2, Codec.PCM_ALAW: 7, Codec.PCM_MULAW: 8}
 _NUMBERS = {PacketType.CONFIG: 0, PacketType.FRAMES: 1, PacketType.END: 2}
 
 

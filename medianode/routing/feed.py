@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from medianode.media.gop import GopCache
 from medianode.media.packet import Gap, Packet
 from medianode.media.track import Track
 from medianode.tasks import guarded
@@ -15,7 +16,8 @@ T = TypeVar("T")
 class Sink(Protocol):
     """A synchronous reader. Called in the loop, takes microseconds, never awaits. One that raises is detached and reported as a bug.
 
-    A reader with an attribute `realtime` that is true (WebRTC) waits for every packet: `Publication.realtime` tells the door.
+    A reader with an attribute `realtime` that is true (WebRTC) waits for every packet: `Publication.realtime` tells the door. One with
+    `passive` that is true follows tracks and the end only: for its sake nothing is decoded.
     """
 
     def on_tracks(self, tracks: tuple[Track, ...]) -> None:
@@ -44,6 +46,30 @@ class Feed(Protocol):
 
     def request_keyframe(self) -> None:
         """Ask the source for a key frame where it can be asked; coalesced, at most one a second."""
+
+
+class Treatment(Feed, Protocol):
+    """A publication within what its grant allows, which readers are given in its place."""
+
+    @property
+    def sinks(self) -> tuple[Sink, ...]: ...
+
+    @property
+    def gop(self) -> GopCache:
+        """What a late joiner starts with."""
+
+    @property
+    def treats(self) -> bool:
+        """Whether the pictures are made anew now, while somebody reads; else readers have the publication's own."""
+
+    def move(self, sink: Sink) -> None:
+        """As `attach`, for a reader that was there before. Never raises: one that cannot be served is ended with the cause."""
+
+    def renew(self) -> None:
+        """The publication's tracks are others; its readers have yet to be told."""
+
+    def close(self) -> None:
+        """Its readers are detached, or it detaches them untold."""
 
 
 def tell(method: Callable[[T], None], argument: T) -> bool:

@@ -45,6 +45,7 @@ class Meter:
 class Health:
     """What the door learns of its peer; read by the session view, metrics and the watchdog.
 
+    `notes`: what of it does not fit what its grant allows, a sentence by code, while it does not.
     `source_clock`: the sender's wall clock (seconds since 1970) at media time 0, where it tells. `network`: figures of a lossy transport
     by name, as they are now: `loss` (fraction), `jitter` and `rtt` (seconds); since the start `received`, `lost`, `recovered`,
     `duplicates`, `nacks`, `keyframe_requests`.
@@ -57,6 +58,7 @@ class Health:
     frozen_video: bool = False
     source_clock: float | None = None
     network: dict[str, float] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 class Publication:
@@ -81,6 +83,7 @@ class Publication:
         self.resumes = False
         self.ended = False
         self.on_active: Callable[[Publication], None] | None = None
+        self.on_tracks: Callable[[Publication], None] | None = None
         self.on_keyframe_wanted: Callable[[], None] | None = None
         self._sinks: list[Sink] = []
         self._keyframe_asked = -1.0
@@ -109,7 +112,11 @@ class Publication:
             self.meters.setdefault(track.id, Meter())
         video = self.video
         self.gop.start(video.id if video else None)
-        for sink in tuple(self._sinks):
+        sinks = tuple(self._sinks)
+        if self.on_tracks is not None:
+            self.on_tracks(self)
+            sinks = tuple(sink for sink in sinks if sink in self._sinks)  # who was attached by it was told
+        for sink in sinks:
             if changed:
                 self._call(sink, sink.on_gap, Gap("track-changed"))
             self._call(sink, sink.on_tracks, tracks)
@@ -159,6 +166,13 @@ class Publication:
 
     def detach(self, sink: Sink) -> None:
         self._sinks = [s for s in self._sinks if s is not sink]
+
+    @property
+    def bitrate(self) -> float:
+        """Bits per second of all that comes, as last sampled. With simulcast the first picture repeats a layer and is not counted."""
+        layered = any(track.layer for track in self.tracks)
+        counted = [track for track in self.tracks if not (track.is_video and layered and not track.layer)]
+        return sum(self.meters[track.id].bitrate for track in counted)
 
     @property
     def realtime(self) -> bool:

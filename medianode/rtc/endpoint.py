@@ -115,6 +115,25 @@ class Endpoint:
         """Of the certificate that the next peer will be shown; `Peer.local_transport` has a peer's own."""
         return self._current().fingerprint
 
+    @property
+    def identity(self) -> Identity:
+        """Of the next peer, also of one that we call (`rtc.dialer`)."""
+        return self._current()
+
+    @property
+    def host(self) -> str | None:
+        """That `rtc.listen` is bound to; None: all."""
+        return split_listen(self._config.listen, "rtc.listen")[0]
+
+    @property
+    def consent_timeout(self) -> float:
+        """Seconds of silence after which a peer is gone."""
+        return self._config.consent_timeout
+
+    def hosts(self, *, loopback: bool = False) -> list[str]:
+        """The addresses that this host is reached by: its own, then the public ones."""
+        return list(dict.fromkeys([*self._hosts(self._config.listen, loopback, [self.udp]), *(host for host, _ in self._public)]))
+
     def _current(self) -> Identity:
         if not self._identity.fresh:
             self._identity = Identity()
@@ -163,6 +182,12 @@ class Endpoint:
         self._connecting[source] += 1
         self.name(peer)
         return peer
+
+    def adopt(self, peer: Peer) -> None:
+        """One that we call: it counts, and is timed, like the others. Raises LimitExceeded (`node-full`)."""
+        if len(self._peers) >= self._limits.rtc_peers:
+            raise LimitExceeded(f"{len(self._peers)} WebRTC peers already", code="node-full")
+        self._peers[peer] = None
 
     async def serve(self) -> None:
         self.open()

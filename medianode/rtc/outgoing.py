@@ -132,6 +132,10 @@ class Outgoing:
         self._max_packets = max_packets
         self._max_bytes = max_bytes
 
+    def keep(self, max_packets: int) -> None:
+        """The history need not be longer from now on: nobody is to join late any more."""
+        self._max_packets = min(self._max_packets, max_packets)
+
     def put_frame(self, payloads: list[bytes], ticks: int, *, keyframe: bool, reference: bool, now: float) -> int:
         """A picture. Returns its bytes."""
         stamp = (self.offset + ticks) & 0xFFFFFFFF

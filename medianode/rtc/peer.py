@@ -5,22 +5,19 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 from medianode import clock, telemetry
 from medianode.errors import LimitExceeded, MedianodeError, PeerError, PeerGone, ProtocolError
-from medianode.protocols.sdp.plan import Credentials, Fingerprint, LocalTransport, RemoteTransport
+from medianode.protocols.sdp.plan import Candidate, Credentials, Fingerprint, LocalTransport, RemoteTransport
 from medianode.rtc import dtls
 from medianode.rtc.dtls import Established, Identity, Wire
 from medianode.rtc.handler import PeerHandler
 from medianode.rtc.ice import Check, IceLite
 from medianode.rtc.srtp import Keys, Opener, Sealer
 from medianode.rtc.tcp import TcpStream
-from medianode.rtc.udp import DROPPED, Ancillary, Sockaddr, Source, plain, text
-from medianode.tasks import guarded
-
-if TYPE_CHECKING:
-    from medianode.rtc.endpoint import Endpoint
+from medianode.rtc.udp import DROPPED, Ancillary, Sockaddr, Source, UdpSocket, plain, text
+from medianode.tasks import TaskSet, guarded
 
 MOVES = telemetry.counter("medianode_rtc_moves_total", "Peers that changed their address or transport while connected", "to")
 
@@ -33,6 +30,24 @@ SILENT = 8.0
 ROUTE_RECHECK = 30.0
 
 State = Literal["new", "checking", "dtls", "connected", "closed"]
+
+
+class Home(Protocol):
+    """Where peers live: `rtc.endpoint.Endpoint`, or `rtc.dialer.Line` for one that we call."""
+
+    @property
+    def datagrams(self) -> UdpSocket: ...
+    @property
+    def tasks(self) -> TaskSet: ...
+    def candidates(self, *, loopback: bool = False) -> tuple[Candidate, ...]: ...
+    def name(self, peer: Peer) -> None: ...
+    def forget(self, ufrag: bytes) -> None: ...
+    def expect(self, transaction: bytes, peer: Peer) -> None: ...
+    def unexpect(self, transaction: bytes) -> None: ...
+    def claim(self, raw: bytes, peer: Peer) -> bool: ...
+    def release(self, raw: bytes, peer: Peer) -> None: ...
+    def settled(self, source: str) -> None: ...
+    def gone(self, peer: Peer, paths: list[bytes], cause: str) -> None: ...
 
 
 class Peer:
@@ -69,7 +84,7 @@ class Peer:
         "stream",
     )
 
-    def __init__(self, endpoint: Endpoint, remote: RemoteTransport, handler: PeerHandler, identity: Identity, source: str = "") -> None:
+    def __init__(self, endpoint: Home, remote: RemoteTransport, handler: PeerHandler, identity: Identity, source: str = "") -> None:
         self._endpoint = endpoint
         self._handler = handler
         self._source: str | None = source

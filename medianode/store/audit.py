@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import delete, insert, select
 
 from medianode.store import schema
-from medianode.store.database import Transaction
+from medianode.store.database import Transaction, storable
 
 _table = schema.audit
 
@@ -36,7 +36,14 @@ async def append(
 
 
 async def before(
-    tx: Transaction, limit: int, *, project_id: str | None = None, before_id: int | None = None, action: str = "", target: str = ""
+    tx: Transaction,
+    limit: int,
+    *,
+    project_id: str | None = None,
+    before_id: int | None = None,
+    action: str = "",
+    target: str = "",
+    actor: str = "",
 ) -> Sequence[Entry]:
     """Newest first. `project_id` None: of the whole node. `before_id`: where the last page ended."""
     where = []
@@ -46,11 +53,16 @@ async def before(
         where.append(_table.c.id < before_id)
     if action:
         where.append(_table.c.action == action)
+    if not all(storable(text) for text in (action, target, actor)):
+        return []
+    if actor:
+        where.append(_table.c.actor == actor)
     if target:
         where.append(_table.c.target == target)
     return [Entry(**row) for row in await tx.all(select(_table).where(*where).order_by(_table.c.id.desc()).limit(limit))]
 
 
-async def forget(tx: Transaction, until: float) -> int:
-    """Entries from before `until` go. Returns how many."""
-    return await tx.change(delete(_table).where(_table.c.at < until))
+async def forget(tx: Transaction, until: float, limit: int) -> int:
+    """Entries from before `until` go, `limit` at most. Returns how many."""
+    old = select(_table.c.id).where(_table.c.at < until).order_by(_table.c.at).limit(limit)
+    return await tx.change(delete(_table).where(_table.c.id.in_(old.scalar_subquery())))

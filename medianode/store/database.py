@@ -13,12 +13,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Executable, RowMapping, event, insert, select, text
+from sqlalchemy import Connection, CursorResult, Executable, RowMapping, event, insert, select, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -27,6 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from medianode.errors import ConfigError, Conflict, StorageError
 from medianode.store import schema
 from medianode.store.secrets import Secrets, master_key
+from medianode.tasks import whole
 
 BUSY_TIMEOUT = 5.0
 POOL_SIZE = 5
@@ -70,12 +72,13 @@ def storable(value: str) -> bool:
 
 
 class Transaction:
-    """One transaction; what the functions of store work with. `secrets` seals and opens columns."""
+    """One transaction; what the functions of store work with. `secrets` seals and opens columns. `origin`: that of its Database."""
 
-    __slots__ = ("_connection", "secrets", "topics")
+    __slots__ = ("_connection", "origin", "secrets", "topics")
 
-    def __init__(self, connection: AsyncConnection, secrets: Secrets) -> None:
+    def __init__(self, connection: AsyncConnection, secrets: Secrets, origin: str) -> None:
         self._connection = connection
+        self.origin = origin
         self.topics: dict[str, None] = {}
         self.secrets = secrets
 
@@ -89,26 +92,36 @@ class Transaction:
         self.topics[topic] = None
 
     async def all(self, statement: Executable) -> Sequence[RowMapping]:
-        return (await self._connection.execute(statement)).mappings().all()
+        return (await self._run(statement)).mappings().all()
 
     async def first(self, statement: Executable) -> RowMapping | None:
-        return (await self._connection.execute(statement)).mappings().first()
+        return (await self._run(statement)).mappings().first()
 
     async def scalar(self, statement: Executable) -> Any:
-        return await self._connection.scalar(statement)
+        return (await self._run(statement)).scalar()
 
     async def change(self, statement: Executable) -> int:
         """Run an INSERT, UPDATE or DELETE. Returns the number of rows that it met."""
-        return (await self._connection.execute(statement)).rowcount
+        return (await self._run(statement)).rowcount
+
+    async def many(self, statement: Executable, rows: Sequence[Mapping[str, object]]) -> None:
+        """Run a change once for each row of values, of which there is at least one."""
+        await self._run(statement, rows)
+
+    async def _run(self, statement: Executable, rows: Sequence[Mapping[str, object]] | None = None) -> CursorResult[Any]:
+        running = self._connection.execute(statement, rows)
+        # SQLite's statement runs in a thread: were it left there half-read, it would hold the lock of a connection that is closed
+        return await (whole(running) if self.dialect == "sqlite" else running)
 
 
 class Database:
-    """See the module. Made by `open_database`."""
+    """See the module. Made by `open_database`. `origin` names it among all that have the same database open, while it is open."""
 
     def __init__(self, engine: AsyncEngine, secrets: Secrets) -> None:
         self._engine = engine
         self._writer = engine.execution_options(**{_WRITE: True})
         self.secrets = secrets
+        self.origin = uuid4().hex
         self._subscribers: dict[str, list[Callable[[], None]]] = {}
         # SQLite's own queue of writers is a poll without order; ours is fair, and leaves busy_timeout to other processes
         self._turns = asyncio.Lock() if engine.url.get_backend_name() == "sqlite" else nullcontext()
@@ -122,7 +135,7 @@ class Database:
     async def read(self) -> AsyncIterator[Transaction]:
         with storage_errors():
             async with self._engine.begin() as connection:
-                yield Transaction(connection, self.secrets)
+                yield Transaction(connection, self.secrets, self.origin)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Transaction]:
@@ -130,7 +143,7 @@ class Database:
         async with self._turns:
             with storage_errors():
                 async with self._writer.begin() as connection:
-                    tx = Transaction(connection, self.secrets)
+                    tx = Transaction(connection, self.secrets, self.origin)
                     yield tx
         for topic in tx.topics:
             for call in self._subscribers.get(topic, ()):

@@ -58,8 +58,18 @@ async def find(tx: Transaction, endpoint_id: str) -> WebhookEndpoint | None:
 
 async def of_project(tx: Transaction, project_id: str, *, enabled: bool = False) -> list[WebhookEndpoint]:
     """Oldest first; with `enabled` only those."""
+    return await _of_project(tx, project_id, enabled)
+
+
+async def to_write_to(tx: Transaction, project_id: str) -> list[WebhookEndpoint]:
+    """The enabled ones, and none is deleted until this transaction ends: deliveries refer to them."""
+    return await _of_project(tx, project_id, True, hold=True)
+
+
+async def _of_project(tx: Transaction, project_id: str, enabled: bool, *, hold: bool = False) -> list[WebhookEndpoint]:
     where = [_table.c.project_id == project_id, *([_table.c.enabled.is_(True)] if enabled else [])]
-    rows = await tx.all(select(_table).where(*where).order_by(_table.c.created_at, _table.c.id))
+    statement = select(_table).where(*where).order_by(_table.c.created_at, _table.c.id)
+    rows = await tx.all(statement.with_for_update(read=True, key_share=True) if hold else statement)
     return [_endpoint(tx, row) for row in rows]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
 
 from sqlalchemy import ColumnElement, RowMapping, delete, func, insert, or_, select, update
 
@@ -20,7 +21,8 @@ class Ingress:
     `room_name` as given.
 
     `started_at` and `ended_at` are of the newest session; instants are wallclock. `disabled_at`: no encoder is let in since.
-    `node_id`: the node that has its session, while there is one.
+    `node_id`: the node that has its session, while there is one; `door`: what its encoder came by, or that of the session before;
+    `lost_at`: since when it waits for its encoder to come back. `tracks`: kind and codec of each that the newest session had.
     """
 
     id: str
@@ -44,6 +46,24 @@ class Ingress:
     created_at: float
     disabled_at: float | None = None
     node_id: str | None = None
+    door: str | None = None
+    lost_at: float | None = None
+    tracks: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How an ingress stands: what changes with its sessions."""
+
+    state: str
+    error_code: str = ""
+    error_message: str = ""
+    started_at: float | None = None
+    ended_at: float | None = None
+    node_id: str | None = None
+    door: str | None = None
+    lost_at: float | None = None
+    tracks: tuple[tuple[str, str], ...] = ()
 
 
 async def insert_ingress(tx: Transaction, ingress: Ingress) -> None:
@@ -96,9 +116,10 @@ async def count_in_room(tx: Transaction, project_id: str, room: str) -> int:
     return int(await tx.scalar(statement))
 
 
-async def count_rooms(tx: Transaction) -> int:
-    """Rooms of the whole node that have an ingress."""
-    rooms = select(_table.c.project_id, _table.c.room).distinct().subquery()
+async def count_rooms(tx: Transaction, project_id: str | None = None) -> int:
+    """Rooms that have an ingress: of the whole node, or of one project."""
+    found = select(_table.c.project_id, _table.c.room).distinct()
+    rooms = (found if project_id is None else found.where(_table.c.project_id == project_id)).subquery()
     return int(await tx.scalar(select(func.count()).select_from(rooms)))
 
 
@@ -106,17 +127,43 @@ async def delete_ingress(tx: Transaction, ingress_id: str) -> bool:
     return await tx.change(delete(_table).where(_table.c.id == ingress_id)) > 0
 
 
-async def set_state(
-    tx: Transaction, ingress_id: str, state: str, *, error_code: str, error_message: str, started_at: float | None, ended_at: float | None
-) -> bool:
-    """False if there is no such ingress any more."""
-    values = {"state": state, "error_code": error_code, "error_message": error_message, "started_at": started_at, "ended_at": ended_at}
-    return await tx.change(update(_table).where(_table.c.id == ingress_id).values(**values)) > 0
+async def lock(tx: Transaction, ingress_ids: Collection[str], *, to_delete: bool = False) -> dict[str, Ingress]:
+    """Those of them that there are, by id, and nobody else changes them until this transaction ends. Before anything is announced: who
+    announces waits for all others who do, and must not be waited for by them.
+    """
+    statement = select(_table).where(_table.c.id.in_([i for i in ingress_ids if storable(i)])).order_by(_table.c.id)
+    rows = await tx.all(statement.with_for_update(key_share=not to_delete))
+    return {row["id"]: _ingress(tx, row) for row in rows}
 
 
-async def end_all(tx: Transaction, live: tuple[str, ...], state: str, at: float) -> int:
-    """After a crash: whatever stands as one of `live` ended, at `at` at the latest. Returns how many did."""
-    return await tx.change(update(_table).where(_table.c.state.in_(live)).values(state=state, ended_at=at))
+async def lock_cut_off(tx: Transaction, states: Collection[str], node_id: str, limit: int) -> list[Ingress]:
+    """As `lock`: those in one of these states whose session is of this node, or of none."""
+    mine = or_(_table.c.node_id == node_id, _table.c.node_id.is_(None))
+    statement = select(_table).where(_table.c.state.in_(states), mine).order_by(_table.c.id).limit(limit)
+    return [_ingress(tx, row) for row in await tx.all(statement.with_for_update(key_share=True))]
+
+
+async def live_among(tx: Transaction, ingress_ids: Collection[str]) -> frozenset[str]:
+    """Those of them that are live streams."""
+    column = schema.live_streams.c.ingress_id
+    return frozenset(row["ingress_id"] for row in await tx.all(select(column).where(column.in_(list(ingress_ids)))))
+
+
+async def stand(tx: Transaction, ingress_id: str, standing: Standing) -> bool:
+    """Write down how it stands. False if there is no such ingress any more."""
+    return await tx.change(update(_table).where(_table.c.id == ingress_id).values(**asdict(standing))) > 0
+
+
+async def disable(tx: Transaction, ingress_id: str, at: float | None) -> None:
+    """None enables it."""
+    await tx.change(update(_table).where(_table.c.id == ingress_id).values(disabled_at=at))
+
+
+async def set_stream_key(tx: Transaction, ingress_id: str, stream_key: str) -> None:
+    """Raises Conflict if another ingress has it."""
+    sealed = tx.secrets.seal(stream_key, _place("stream_key", ingress_id))
+    values = {"stream_key": sealed, "stream_key_lookup": stream_key_lookup(tx.secrets, stream_key)}
+    await tx.change(update(_table).where(_table.c.id == ingress_id).values(**values))
 
 
 def _filter(project_id: str, room: str | None, kinds: tuple[str, ...], q: str) -> list[ColumnElement[bool]]:
@@ -148,4 +195,5 @@ def _ingress(tx: Transaction, row: RowMapping) -> Ingress:
     for column in _SEALED:
         sealed = row[column]
         values[column] = None if sealed is None else tx.secrets.open(sealed, _place(column, row["id"]))
+    values["tracks"] = tuple((kind, codec) for kind, codec in row["tracks"] or ())
     return Ingress(**values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import RowMapping, func, insert, select, update
+from sqlalchemy import RowMapping, func, insert, or_, select, update
 
 from medianode.store import schema
 from medianode.store.database import Transaction, storable
@@ -50,7 +50,8 @@ async def insert_key(tx: Transaction, key: ApiKey) -> None:
 
 
 async def find_by_hash(tx: Transaction, key_hash: bytes) -> ApiKey | None:
-    row = await tx.first(select(_table).where(_table.c.hash == key_hash))
+    """Also by the one that it had before its last rotation, however long ago."""
+    row = await tx.first(select(_table).where(or_(_table.c.hash == key_hash, _table.c.previous_hash == key_hash)))
     return None if row is None else _key(row)
 
 
@@ -75,6 +76,15 @@ async def revoke(tx: Transaction, key_id: str, at: float) -> bool:
         return False
     revoked_at = func.coalesce(_table.c.revoked_at, at)
     return await tx.change(update(_table).where(_table.c.id == key_id).values(revoked_at=revoked_at)) > 0
+
+
+async def rotate(tx: Transaction, key_id: str, new_hash: bytes, previous_until: float) -> bool:
+    """The hash of now becomes the previous one. False if there is no such key that is not revoked."""
+    if not storable(key_id):
+        return False
+    where = (_table.c.id == key_id, _table.c.revoked_at.is_(None))
+    values = {"hash": new_hash, "previous_hash": _table.c.hash, "previous_until": previous_until}
+    return await tx.change(update(_table).where(*where).values(**values)) > 0
 
 
 async def used(tx: Transaction, instants: Mapping[str, float]) -> None:

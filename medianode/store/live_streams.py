@@ -99,6 +99,13 @@ async def list_live_streams(
     return [_live_stream(tx, row) for row in rows], total
 
 
+async def tests_ended_by(tx: Transaction, error_code: str) -> Sequence[tuple[str, str]]:
+    """The test streams that are not disabled though their newest session ended with this code: (project, stream)."""
+    joined = select(_ingresses.c.project_id, _ingresses.c.id).join(_table, _ingresses.c.id == _table.c.ingress_id)
+    where = (_table.c.test, _ingresses.c.disabled_at.is_(None), _ingresses.c.error_code == error_code)
+    return [(row["project_id"], row["id"]) for row in await tx.all(joined.where(*where))]
+
+
 async def insert_playback_id(tx: Transaction, playback: PlaybackId) -> None:
     values = {c.name: getattr(playback, c.name) for c in _playback.columns}
     await tx.change(insert(_playback).values(**{**values, "restrictions": dict(playback.restrictions)}))

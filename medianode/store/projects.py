@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import RowMapping, func, insert, or_, select, update
+from sqlalchemy import RowMapping, delete, func, insert, or_, select, update
 
 from medianode.store import schema
 from medianode.store.database import Transaction, storable
@@ -52,9 +52,16 @@ async def find(tx: Transaction, slug_or_id: str) -> Project | None:
     return None if row is None else _project(tx, row)
 
 
-async def lock(tx: Transaction, project_id: str) -> Project | None:
-    """The project, and nobody else changes what hangs on it until this transaction ends."""
-    row = await tx.first(select(_table).where(_table.c.id == project_id).with_for_update())
+async def hold(tx: Transaction, project_ids: Collection[str]) -> frozenset[str]:
+    """Those of them that there are, and none is deleted until this transaction ends."""
+    statement = select(_table.c.id).where(_table.c.id.in_(list(project_ids))).order_by(_table.c.id)
+    return frozenset(row["id"] for row in await tx.all(statement.with_for_update(read=True, key_share=True)))
+
+
+async def lock(tx: Transaction, project_id: str, *, to_delete: bool = False) -> Project | None:
+    """The project, and nobody else changes what hangs on it until this transaction ends. Before anything is announced (see
+    `ingresses.lock`); events that refer to it may be written meanwhile, hence NO KEY UPDATE."""
+    row = await tx.first(select(_table).where(_table.c.id == project_id).with_for_update(key_share=not to_delete))
     return None if row is None else _project(tx, row)
 
 
@@ -75,10 +82,16 @@ async def count(tx: Transaction) -> int:
     return int(await tx.scalar(select(func.count()).select_from(_table)))
 
 
-async def change(tx: Transaction, project_id: str, *, viewing: Viewing | None, open_publish: bool | None) -> None:
-    values = {name: value for name, value in (("viewing", viewing), ("open_publish", open_publish)) if value is not None}
-    if values:
-        await tx.change(update(_table).where(_table.c.id == project_id).values(**values))
+async def replace(tx: Transaction, project: Project) -> None:
+    """Write anew what may change of it: all but its id, slug and token secret."""
+    values: dict[str, Any] = {"name": project.name, "viewing": project.viewing, "open_publish": project.open_publish}
+    values |= {"limits": dict(project.limits) or None, "storage": _seal_storage(tx, project.id, project.storage)}
+    await tx.change(update(_table).where(_table.c.id == project.id).values(**values))
+
+
+async def delete_project(tx: Transaction, project_id: str) -> bool:
+    """With everything that hangs on it."""
+    return await tx.change(delete(_table).where(_table.c.id == project_id)) > 0
 
 
 _PLAIN = ("id", "slug", "name", "viewing", "open_publish", "jwt_key_id", "created_at")

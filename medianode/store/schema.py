@@ -19,6 +19,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 
 Serial = BigInteger().with_variant(Integer, "sqlite")
@@ -98,6 +99,9 @@ ingresses = Table(
     Column("created_at", Double, nullable=False),
     Column("disabled_at", Double, nullable=True),
     Column("node_id", String(32), nullable=True),  # the node that last wrote its state, while that is BUFFERING or ACTIVE
+    Column("door", String(16), nullable=True),  # what the encoder of the newest session came by
+    Column("lost_at", Double, nullable=True),  # while the session waits for its encoder to come back
+    Column("tracks", JSON, nullable=True),  # [kind, codec] each, of the newest session
     Index(None, "project_id", "room"),
     Index(None, "project_id", "created_at"),
 )
@@ -109,6 +113,22 @@ nodes = Table(
     Column("id", String(32), primary_key=True),
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
+)
+
+# who publishes without an ingress, and the rooms on air (`identity` empty), by the node that has them: what a crash leaves to be ended
+presences = Table(
+    "presences",
+    metadata,
+    Column("node_id", String(32), primary_key=True),
+    Column("project_id", String(32), ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+    Column("room", String(120), primary_key=True),
+    Column("identity", String(128), primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("door", String(16), nullable=False),
+    Column("started_at", Double, nullable=True),
+    Column("lost_at", Double, nullable=True),
+    Column("tracks", JSON, nullable=True),
+    Index(None, "project_id"),
 )
 
 # the broadcast policy that makes an ingress a live stream
@@ -167,6 +187,7 @@ push_targets = Table(
     Column("state", String(16), nullable=False),
     Column("error_code", String(64), nullable=False),
     Column("error_message", Text, nullable=False),
+    Column("node_id", String(32), nullable=True),  # that sends to it; null while it is idle
     Column("created_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),
     Index(None, "project_id", "room"),
@@ -248,6 +269,7 @@ events = Table(
     Column("type", String(64), nullable=False),
     Column("at", Double, nullable=False),
     Column("data", JSON, nullable=False),
+    Column("origin", String(32), nullable=False),  # the process that wrote it: others follow what it did
     Index(None, "project_id", "cursor"),
     Index(None, "at"),
     sqlite_autoincrement=True,
@@ -271,10 +293,15 @@ deliveries = Table(
     Column("error", Text, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("done_at", Double, nullable=True),
+    Column("replay_of", BigInteger, nullable=True),  # the delivery that this one repeats
     Index(None, "endpoint_id", "stream", "state", "id"),
     Index(None, "endpoint_id", "id"),
     Index(None, "project_id", "id"),
     Index(None, "done_at"),
+    Index("ix_deliveries_pending", "created_at", sqlite_where=text("state = 'pending'"), postgresql_where=text("state = 'pending'")),
+    Index(
+        "ix_deliveries_replay_of", "replay_of", sqlite_where=text("replay_of IS NOT NULL"), postgresql_where=text("replay_of IS NOT NULL")
+    ),
     sqlite_autoincrement=True,
 )
 
@@ -290,6 +317,7 @@ delivery_lanes = Table(
     Column("lease_until", Double, nullable=True),
     Index(None, "endpoint_id", "next_at"),
     Index(None, "next_at"),
+    Index(None, "owner"),
 )
 
 delivery_attempts = Table(

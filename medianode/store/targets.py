@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import RowMapping, delete, func, insert, select, update
+from sqlalchemy import RowMapping, delete, false, func, insert, select, update
 
 from medianode.store import schema
 from medianode.store.database import Transaction, storable
@@ -21,6 +21,7 @@ class PushTarget:
     Bearer token. `ingress_id`: the live stream that it belongs to and goes with, or None. `room` is canonical.
 
     `state`: `idle` (nobody publishes, or disabled), `starting`, `broadcasting`, `failed` (will be tried again); with the last error.
+    `node_id`: the node that sends to it, None while it is idle.
     """
 
     id: str
@@ -35,6 +36,7 @@ class PushTarget:
     state: str = "idle"
     error_code: str = ""
     error_message: str = ""
+    node_id: str | None = None
     created_at: float
     updated_at: float
 
@@ -48,10 +50,12 @@ async def replace(tx: Transaction, target: PushTarget) -> bool:
     return await tx.change(update(_table).where(_table.c.id == target.id).values(**_values(tx, target))) > 0
 
 
-async def find(tx: Transaction, target_id: str) -> PushTarget | None:
+async def find(tx: Transaction, target_id: str, *, lock: bool = False) -> PushTarget | None:
+    """`lock`: nobody else changes it before the end of the transaction."""
     if not storable(target_id):
         return None
-    row = await tx.first(select(_table).where(_table.c.id == target_id))
+    query = select(_table).where(_table.c.id == target_id)
+    row = await tx.first(query.with_for_update() if lock else query)
     return None if row is None else _target(tx, row)
 
 
@@ -73,9 +77,18 @@ async def count(tx: Transaction) -> int:
     return int(await tx.scalar(select(func.count()).select_from(_table)))
 
 
-async def set_state(tx: Transaction, target_id: str, state: str, error_code: str = "", error_message: str = "") -> bool:
-    values = {"state": state, "error_code": error_code, "error_message": error_message}
+async def set_state(
+    tx: Transaction, target_id: str, state: str, error_code: str = "", error_message: str = "", *, node_id: str | None = None
+) -> bool:
+    values = {"state": state, "error_code": error_code, "error_message": error_message, "node_id": node_id}
     return await tx.change(update(_table).where(_table.c.id == target_id).values(**values)) > 0
+
+
+async def orphans(tx: Transaction, node_id: str, *, restarted: bool) -> Sequence[PushTarget]:
+    """Those that are not idle though the node that sent to them is gone; `restarted`: this one's too, for it has only begun."""
+    gone = _table.c.node_id.not_in(select(schema.nodes.c.id)) & (_table.c.node_id != node_id)
+    mine = _table.c.node_id == node_id if restarted else false()
+    return await _all(tx, _table.c.state != "idle", _table.c.node_id.is_(None) | gone | mine)
 
 
 async def delete_target(tx: Transaction, target_id: str) -> bool:

@@ -16,6 +16,7 @@ from medianode.transcode.decode import AudioDecoder, VideoDecoder
 from medianode.transcode.encode import AudioEncoder, H264Encoder, JpegEncoder
 from medianode.transcode.mailbox import BEHIND, DROPS, Order
 from medianode.transcode.rate import SourceRate
+from medianode.transcode.want import fit
 
 DRIFT_SECONDS = 0.1
 """How far derived sound may stray from the source's timestamps before it is put right."""
@@ -26,6 +27,8 @@ BEHIND_SECONDS = 0.5
 REALTIME_BEHIND_SECONDS = 0.12
 """The same for WebRTC, where it would be shown late, or too late for its jitter buffer."""
 
+NO_INTERVAL = 86_400.0
+"""Seconds between key frames where they come at the source's and on request only."""
 _REORDER_WINDOW = 32
 """Pictures in a decoder at most; H.264 and H.265 allow 16."""
 
@@ -77,7 +80,7 @@ def derive(order: Order, settings: Settings, tally: Tally, *, realtime: bool = F
     if order.codec is Codec.MJPEG:
         return JpegStage(order.track, settings, tally)
     if order.codec is Codec.H264:
-        return H264Stage(order.track, settings, tally, realtime=realtime, after=order.after)
+        return H264Stage(order.track, settings, tally, realtime=realtime, after=order.after, max_height=order.max_height)
     return AudioStage(order.track, order.codec, tally)
 
 
@@ -234,10 +237,17 @@ class H264Stage(VideoStage):
     """Pictures to H.264 at the times they came with. Those that wait too long are left out: never a backlog.
 
     `realtime`: fit for WebRTC, at a rate that follows the source's. `after`: readers have pictures up to this pts already.
+    `max_height`: as in an Order.
     """
 
-    def __init__(self, track: Track, settings: Settings, tally: Tally, *, realtime: bool = False, after: int | None = None) -> None:
+    def __init__(
+        self, track: Track, settings: Settings, tally: Tally, *, realtime: bool = False, after: int | None = None, max_height: int = 0
+    ) -> None:
         super().__init__(track, settings, tally)
+        self._max_height = max_height
+        # every JPEG is a key frame: there an interval of our own
+        self._follows = bool(max_height) and track.codec is not Codec.MJPEG
+        self._keys: set[int] = set()
         self._encoder: H264Encoder | None = None
         self._size = (0, 0)
         self._derived = track
@@ -261,8 +271,12 @@ class H264Stage(VideoStage):
             if stale is not self._skips:
                 self._skips = stale
                 self._decoder.skip_non_reference(stale)
+        if self._follows and packet.keyframe and len(self._keys) < _REORDER_WINDOW:
+            self._keys.add(packet.pts)
         frames = self._decode(packet)
         if stale:
+            if any(frame.pts in self._keys for frame in frames):
+                self._wants_key = True  # the next one takes its part
             self._tally.drop(BEHIND, len(frames))
             return []
         return [encoded for frame in frames for encoded in self._encode(frame, packet)]
@@ -273,6 +287,7 @@ class H264Stage(VideoStage):
     def skipped(self) -> None:
         super().skipped()
         self._arrivals.clear()
+        self._keys.clear()
 
     def force_keyframe(self) -> None:
         self._wants_key = True
@@ -297,6 +312,9 @@ class H264Stage(VideoStage):
         self._last_pts = pts
         received_at = self._arrivals.pop(frame.pts or 0, packet.received_at)
         encoder = self._fitting(frame)
+        if frame.pts in self._keys:
+            self._keys = {pts for pts in self._keys if pts > frame.pts}
+            self._wants_key = True
         if self._wants_key:
             self._wants_key, encoder.force_keyframe = False, True
         return [Packet(self._derived, e.data, e.pts, e.dts, e.keyframe, received_at) for e in encoder.encode(frame, pts)]
@@ -315,10 +333,9 @@ class H264Stage(VideoStage):
         if not self._frame_rate:  # once: the configuration tells it, and an encoder made anew shall have the same
             self._frame_rate = self._track.frame_rate or self._rate.frame_rate or (15.0 if self._track.codec is Codec.MJPEG else 30.0)
         encoder = self._encoder = H264Encoder(
-            frame.width,
-            frame.height,
+            *fit(frame.width, frame.height, self._max_height),
             frame_rate=self._frame_rate,
-            keyframe_seconds=self._settings.keyframe_seconds,
+            keyframe_seconds=NO_INTERVAL if self._follows else self._settings.keyframe_seconds,
             bit_rate=self._rate.bound(frame.width, frame.height) if self._realtime else 0,
             colorspace=frame.colorspace,
             realtime=self._realtime,

@@ -13,11 +13,14 @@ from medianode.transcode.mailbox import Mailbox, Order, Restart
 from medianode.transcode.pipeline import Pipeline
 
 MAX_AGE = 1.0
-"""Seconds that pictures for WebRTC may wait when a newer key frame waits behind them."""
+"""Seconds that pictures for WebRTC, or for all readers of a room, may wait when a newer key frame waits behind them."""
 
 
 class Line:
-    """Runs from construction until `close`. `deliver(line, epoch, outputs)` and `ended(line, error)` are called in the loop."""
+    """Runs from construction until `close`. `deliver(line, epoch, outputs)` and `ended(line, error)` are called in the loop.
+
+    `whole_gop`: it begins anywhere in a GOP, for readers with a buffer, and must not fall behind for others' sake either.
+    """
 
     def __init__(
         self,
@@ -29,13 +32,15 @@ class Line:
         ended: Callable[[Line, Exception | None], None],
         *,
         realtime: bool,
+        whole_gop: bool = False,
     ) -> None:
         self.kind = kind
         self.epoch = 0
         # a viewer who comes late in a long GOP needs it whole; MAX_AGE keeps a live backlog short all the same
-        packets = limits.gop_packets if realtime else limits.rendition_queue_packets
+        live = realtime or whole_gop
+        packets = limits.gop_packets if live else limits.rendition_queue_packets
         soon = asyncio.get_running_loop().call_soon
-        self.mailbox = Mailbox(packets, limits.reader_bytes, MAX_AGE if realtime else None, soon)
+        self.mailbox = Mailbox(packets, limits.reader_bytes, MAX_AGE if live else None, soon)
         self.pipeline = Pipeline(
             self.mailbox,
             settings,

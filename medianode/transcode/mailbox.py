@@ -17,11 +17,15 @@ BEHIND = "rendition-behind"
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Derive `codec` from this track. `after`: its readers have had pictures up to this pts already, so only later ones are made."""
+    """Derive `codec` from this track. `after`: its readers have had pictures up to this pts already, so only later ones are made.
+
+    `max_height`: of so many lines at most, with key frames where the source has them; 0 for the source's own size.
+    """
 
     track: Track
     codec: Codec
     after: int | None = None
+    max_height: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,6 @@ class Rendition:
         self.gop = GopCache(renditions.limits.gop_packets, renditions.limits.gop_bytes)
         self._renditions = renditions
         self._sinks: list[Sink] = []
-        self.realtime = want.realtime
         self._lines: dict[Kind, Line] = {}
         self._guards: dict[int, Unreorder] = {}
         self._referenced: Track | None = None
@@ -74,6 +73,11 @@ class Rendition:
         self._keyframe_asked = -1.0
         self.idle: asyncio.TimerHandle | None = None
         self.users = 0
+
+    @property
+    def realtime(self) -> bool:
+        """A reader of it, or it for its readers, waits for every packet."""
+        return self.want.realtime or any(getattr(sink, "realtime", False) for sink in self._sinks)
 
     @property
     def last_error(self) -> str:
@@ -218,10 +222,10 @@ class Rendition:
             for track in self.want.select(self.source.tracks):
                 if self.want.plan(track).codec is not None:
                     self._running(track.kind)
+            self.source.attach(self)
         except LimitExceeded:
             self._retire_lines()
             raise
-        self.source.attach(self)
 
     def close(self) -> None:
         """Detach from the source and let the thread go. Idempotent."""
@@ -256,7 +260,10 @@ class Rendition:
             renditions = self._renditions
             renditions.claim(kind)
             line = self._lines[kind] = Line(
-                kind, renditions.limits, renditions.settings, self.tally, self._deliver, self._thread_ended, realtime=self.realtime
+                kind,
+                *(renditions.limits, renditions.settings, self.tally, self._deliver, self._thread_ended),
+                realtime=self.want.realtime,
+                whole_gop=bool(self.want.max_height),
             )
         return line
 
@@ -266,7 +273,8 @@ class Rendition:
         for track in self._order:
             if track.id in self._derived:
                 codec = self.want.plan(track).codec
-                needed.setdefault(track.kind, []).append(Order(track, Codec.H264 if codec is None else codec))
+                order = Order(track, Codec.H264 if codec is None else codec, max_height=self.want.max_height)
+                needed.setdefault(track.kind, []).append(order)
         for kind in tuple(self._lines):
             if kind not in needed:
                 self._lines.pop(kind).close()

@@ -60,6 +60,14 @@ class Renditions:
         that cannot go on (the source ended, pictures too large) ends its sinks with the cause and is forgotten: the next `acquire`
         makes a new one.
         """
+        rendition = self.hold(source, want)
+        try:
+            yield rendition
+        finally:
+            self.let_go(rendition, idle)
+
+    def hold(self, source: Feed, want: Want) -> Rendition:
+        """As `acquire`, until `let_go`. Raises the same."""
         rendition = self._shared.get((source, want))
         if rendition is None:
             rendition = Rendition(source, want, self)
@@ -70,12 +78,12 @@ class Renditions:
             rendition.idle.cancel()
             rendition.idle = None
         rendition.users += 1
-        try:
-            yield rendition
-        finally:
-            rendition.users -= 1
-            if not rendition.users and not rendition.ended:
-                rendition.idle = asyncio.get_running_loop().call_later(idle, rendition.close)
+        return rendition
+
+    def let_go(self, rendition: Rendition, idle: float) -> None:
+        rendition.users -= 1
+        if not rendition.users and not rendition.ended:
+            rendition.idle = asyncio.get_running_loop().call_later(idle, rendition.close)
 
     async def close(self) -> None:
         """Close all; wait for their threads, at most STOP_SECONDS. Idempotent."""

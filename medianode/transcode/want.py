@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from medianode.codecs import h264, hevc
 from medianode.errors import PeerError
-from medianode.media.track import Codec, Kind, Track
+from medianode.media.track import VIDEO_CLOCK_RATE, Codec, Kind, Track
 
 COPY = "copy"
 DROPPED = "b-frames-dropped"
@@ -42,11 +42,14 @@ class Want:
 
     Video `realtime` is the source's own codec made fit for WebRTC (no reordered pictures; JPEG becomes H.264), `realtime-h264` H.264
     fit for WebRTC whatever the source. `video_track` picks one by id (a simulcast layer); the first where there is none of that id.
+
+    `max_height`, with `copy`: pictures of more lines (`Track.lines`) become H.264 of that many, layers of more are left out; 0 for any.
     """
 
     video: Literal["copy", "h264", "mjpeg", "none", "realtime", "realtime-h264"] = "copy"
     audio: Literal["copy", "aac", "opus", "none"] = "copy"
     video_track: int | None = None
+    max_height: int = 0
 
     @property
     def realtime(self) -> bool:
@@ -57,6 +60,8 @@ class Want:
         """What is done with this track, and why. Not for tracks that are left out."""
         if not track.is_video:
             return self._plan_audio(track)
+        if self.exceeded(track):
+            return Plan(Codec.H264, f"scaled: {track.lines} lines, the stream allows {self.max_height}")
         if self.video not in _REALTIME:
             codec = None if self.video in ("copy", "none", track.codec.value) else Codec(self.video)
             return Plan(codec, COPY if codec is None else f"{track.codec.value}-to-{codec.value}")
@@ -66,6 +71,18 @@ class Want:
             return Plan(None, COPY)
         why = reordering(track).browsers
         return Plan(Codec.H264, why) if why else Plan(None, COPY, guarded=True)
+
+    def exceeded(self, track: Track) -> bool:
+        return bool(self.max_height) and track.is_video and track.lines > self.max_height
+
+    def foreseen(self, tracks: tuple[Track, ...]) -> tuple[Track, ...]:
+        """The tracks that will come of these as far as can be told before they are made: of scaled ones `config` is not known."""
+        chosen = self.select(tracks)
+        return tuple(self._scaled(track) if self.exceeded(track) else track for track in chosen)
+
+    def _scaled(self, track: Track) -> Track:
+        width, height = fit(track.width, track.height, self.max_height)
+        return replace(track, codec=Codec.H264, clock_rate=VIDEO_CLOCK_RATE, config=b"", width=width, height=height)
 
     def select(self, tracks: tuple[Track, ...]) -> tuple[Track, ...]:
         """The source's tracks that play a part."""
@@ -77,7 +94,7 @@ class Want:
             fits = want == "copy" or track.kind not in seen
             if track.is_video and picked is not None:
                 fits = track.id == picked
-            if want != "none" and fits:
+            if want != "none" and fits and not (track.layer and self.exceeded(track)):
                 chosen.append(track)
             seen.add(track.kind)
         return tuple(chosen)
@@ -88,6 +105,15 @@ class Want:
             return Plan(Codec.OPUS, f"opus of {track.channels} channels to stereo")
         codec = None if self.audio in ("copy", "none", track.codec.value) else Codec(self.audio)
         return Plan(codec, COPY if codec is None else f"{track.codec.value}-to-{codec.value}")
+
+
+def fit(width: int, height: int, lines: int) -> tuple[int, int]:
+    """The size of a picture scaled to at most so many lines (0: any): the shorter side is bounded, the aspect kept, both sides even."""
+    shorter = min(width, height)
+    if not lines or shorter <= lines:
+        return width, height
+    wide, high = ((side * lines + shorter) // (2 * shorter) * 2 for side in (width, height))
+    return max(2, wide), max(2, high)
 
 
 def reordering(track: Track) -> Reordering:

@@ -9,6 +9,7 @@ from functools import wraps
 from pathlib import Path
 from string import Template
 from typing import Any
+from urllib.parse import urlencode
 
 from aiohttp import web
 
@@ -43,6 +44,7 @@ _CAPTURE = "camera=(self), microphone=(self), display-capture=(self), screen-wak
 """Permissions-Policy of the one page that asks for them."""
 _WORDS = {
     400: ("That address is not quite right", "Check the link for a missing or a mistyped part."),
+    401: ("A token is needed", "This stream is private. Ask whoever sent you the link for one that carries a token."),
     403: ("Not for this key", "The key that was given has no right to this page."),
     404: ("Nothing here", "There is no such page on this node. Check the link, or ask whoever sent it to you."),
     501: ("Not switched on", "The operator of this node has not enabled this."),
@@ -116,6 +118,7 @@ class Pages:
     def routes(self) -> list[web.RouteDef]:
         return [
             web.get("/", self.start),
+            web.get("/play/{playback:[0-9a-f-]{36}}", self.play_by_id),
             web.get("/play/{app}/{room}", self.play),
             web.get("/play/{app}/{room}/state.json", self.state),
             web.get("/embed/{app}/{room}", self.embed),
@@ -147,6 +150,17 @@ class Pages:
     async def play(self, request: web.Request) -> web.StreamResponse:
         app, room = await self._names(request)
         return self._page("play", {"app": app, "room": room, **self._rtc_ports()}, root="../../")
+
+    @_readable
+    async def play_by_id(self, request: web.Request) -> web.StreamResponse:
+        """A live stream by a playback id: on to its room's page, where whoever asks may view it there."""
+        token, site = request.query.get("token"), request.headers.get("Referer", "")
+        agent, source = request.headers.get("User-Agent", ""), self._origin.source(request)
+        playback = request.match_info["playback"]
+        asked = await self._gatekeeper.read_playback(playback, token, bearer(request), site=site, agent=agent, source=source)
+        await self._gatekeeper.read(asked.slug, asked.room, token, bearer(request), source=source)
+        query = f"?{urlencode({'token': token})}" if token else ""
+        return web.Response(status=302, headers={**_HEADERS, "Location": f"{asked.slug}/{asked.room}{query}"})
 
     @_readable
     async def embed(self, request: web.Request) -> web.StreamResponse:
@@ -219,7 +233,7 @@ class Pages:
     def _describe(self, room: Room | None) -> dict[str, Any]:
         """Flat facts of the programme. `modes`: what we can serve, best first; a JPEG camera is sub-second over MJPEG."""
         programme = room.programme if room else None
-        video = programme.video if programme else None
+        video = room.video if room else None
         audio = programme.audio if programme else None
         jpeg = video is not None and video.codec is Codec.MJPEG
         realtime = ["whep"] if self._config.rtc.enabled and programme is not None and programme.tracks else []

@@ -2,38 +2,49 @@
 
 The shapes of `Fact.data`, by family (JSON, no secrets; names as the events feed shows them):
 
-- `ingress.*`: `ingressId kind room identity name door live` and, of the session, `resumed code message duration` (seconds). `kind` is that
-  of the ingress, `door` what the encoder came by (empty before one has). `live`: it is a live stream.
-- `publisher.*`: `room identity name door resumed code message duration`.
-- `room.*`: `room`.
+- `ingress.*`: `ingressId kind room identity name door live` and, of the session, `resumed code message duration tracks`. `kind` is that
+  of the ingress, `door` what the encoder came by (empty before one has). `live`: it is a live stream. `duration`: seconds from the first
+  key frame to the last loss. `tracks`: `{kind, codec}` each. `ingress.updated` with `keyReset`: the stream key is a new one.
+- `publisher.*`: `room identity name door resumed code message duration tracks`.
+- `room.*`: `room hls` (whether rooms on air are on HLS here).
 - `target.*`: `targetId ingressId room host enabled code message bitrate`; ingressId may be null.
+- `key.revoked`: `keyId`. `link.revoked`: `tokenId`, of a view link or a room token. `project.changed`: `projectId slug deleted`; of a
+  deletion the fact belongs to no project, for those of a project go with it.
 """
 
 from __future__ import annotations
 
 from medianode.store import endpoints, outbox
 from medianode.store.database import Transaction
+from medianode.store.endpoints import WebhookEndpoint
 from medianode.store.outbox import Letter
-from medianode.webhooks.dialects import translate
+from medianode.tasks import guarded
+from medianode.webhooks.dialects import Message, translate
 from medianode.webhooks.facts import Fact
-from medianode.webhooks.subject import load_subject
+from medianode.webhooks.subject import Subject, load_subject
 
 TOPIC = "outbox"
 """What `Database.subscribe` knows commits by that brought something to tell."""
 
 
 async def announce(tx: Transaction, fact: Fact) -> None:
-    """Write it down, and what is to be delivered of it. For a deletion: before the row goes."""
+    """Write it down, and what is to be delivered of it. For a deletion: before the row goes.
+
+    On PostgreSQL those who announce wait for each other until they commit: lock rows before, never after.
+    """
     cursor = await outbox.append(tx, id=fact.id, project_id=fact.project_id, stream=fact.stream, type=fact.type, at=fact.at, data=fact.data)
     tx.tell(TOPIC)
     if fact.project_id is None:
         return
-    wanted = await endpoints.of_project(tx, fact.project_id, enabled=True)
+    wanted = await endpoints.to_write_to(tx, fact.project_id)
     subject = await load_subject(tx, fact) if wanted else None
     if subject is None:
         return
     for endpoint in wanted:
-        for name, body in translate(endpoint, fact, subject):
+        messages: list[Message] = []
+        # a dialect that stumbles must not undo what came to pass: the event stands in the feed
+        guarded(f"dialect {endpoint.dialect}", _translate, endpoint, fact, subject, messages)
+        for name, body in messages:
             letter = Letter(
                 endpoint_id=endpoint.id,
                 project_id=fact.project_id,
@@ -44,3 +55,7 @@ async def announce(tx: Transaction, fact: Fact) -> None:
                 body=body,
             )
             await outbox.enqueue(tx, letter, fact.at)
+
+
+def _translate(endpoint: WebhookEndpoint, fact: Fact, subject: Subject, into: list[Message]) -> None:
+    into.extend(translate(endpoint, fact, subject))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import re
@@ -89,7 +90,7 @@ def test_a_mistyped_command_is_explained_with_exit_code_2(tmp_path: Path, progra
 def test_help_names_every_command(tmp_path: Path, program: Program) -> None:
     code, output = program(tmp_path, "--help")
     assert code == 0
-    for command in ("serve", "check-config", "doctor", "push", "keys"):
+    for command in ("serve", "check-config", "doctor", "push", "projects", "keys", "links", "audit", "webhooks", "events"):
         assert re.search(rf"^    {command}\b", output, re.MULTILINE), output
 
 
@@ -226,6 +227,49 @@ def test_keys_that_cannot_be(tmp_path: Path, program: Program) -> None:
     code, output = program(tmp_path, "keys", "create", "")
     assert code == 1
     assert "expected 1 to 200 printable characters" in output
+
+
+def test_a_tenant_from_its_making_to_its_end(tmp_path: Path, program: Program) -> None:
+    """A project with limits and storage, its key, a view link, and the log of it all."""
+    program(tmp_path, "doctor")  # makes the database
+    storage = tmp_path / "s3.json"
+    storage.write_text('{"type":"s3","bucket":"media-1","accessKey":"AKIA1","secretKey":"very secret"}')
+    settings = ("--viewing", "signed", "--limit", "viewers=50", "--limit", "rooms=2", "--storage", str(storage))
+    code, output = program(tmp_path, "projects", "create", "garage", *settings)
+    assert (code, output[:4]) == (0, "prj_")
+    code, output = program(tmp_path, "projects", "change", "garage", "--limit", "rooms=none", "--name", "The Garage")
+    shown = json.loads(output)
+    assert (code, shown["limits"], shown["viewing"], shown["name"]) == (0, {"viewers": 50}, "signed", "The Garage")
+    assert shown["storage"] == {"type": "s3", "bucket": "media-1", "accessKey": "AKIA1"}
+    assert json.loads(program(tmp_path, "projects", "show", "garage").output) == shown
+    assert re.search(r"^garage +prj_\w+ +signed +by key .* The Garage$", program(tmp_path, "projects", "list").output, re.MULTILINE)
+
+    policy = ("--permission", "view", "--ttl", "2d", "--allow", "10.0.0.0/8")
+    code, output = program(tmp_path, "keys", "create", "tv", "--project", "garage", *policy)
+    first, key_id = re.findall(r"sk_[\w-]{43}", output)[0], re.findall(r"key_\w+", output)[0]
+    code, output = program(tmp_path, "keys", "rotate", key_id, "--overlap", "60")
+    assert code == 0
+    assert first not in output
+    row = next(line for line in program(tmp_path, "keys", "list").output.splitlines() if line.startswith(key_id))
+    assert (row.split()[1:3], "10.0.0.0/8" in row, "good" in row) == (["garage", "view"], True, True)
+
+    code, output = program(tmp_path, "links", "create", "hall", "--project", "garage", "--identity", "ada")
+    link_id = re.findall(r"vl_\w+", output)[0]
+    assert (code, len(re.findall(r"(?:[\w-]+\.){2}[\w-]+", output)), "/play/garage/garage-hall?token=…" in output) == (0, 1, True)
+    assert program(tmp_path, "links", "revoke", link_id, "--project", "garage") == (0, f"{link_id} is revoked\n")
+    listed = program(tmp_path, "links", "list", "--project", "garage").output
+    assert re.search(rf"^{link_id} +garage-hall .*revoked +ada$", listed, re.MULTILINE)
+
+    log = program(tmp_path, "audit", "--project", "garage").output
+    assert [line.split()[3] for line in log.splitlines()] == [
+        *("project.created", "project.changed", "key.created", "key.rotated", "link.created", "link.revoked")
+    ]
+    assert {line.split()[2] for line in log.splitlines()} == {"cli"}
+    assert "very secret" not in log
+    assert program(tmp_path, "projects", "delete", "garage", "--confirm", "wrong").code == 1
+    assert program(tmp_path, "projects", "delete", "garage", "--confirm", "garage").code == 0
+    for wrong in (("--limit", "rooms"), ("--limit", "rooms=-1"), ("--limit", "x=1"), ("--storage", str(tmp_path / "none"))):
+        assert program(tmp_path, "projects", "create", "g2", *wrong).code == 1, wrong
 
 
 # doctor

@@ -48,11 +48,13 @@ class Gate:
 
     def __init__(self) -> None:
         self.kinds = frozenset(Kind)
+        self.ingress_id: str | None = "IN_1"
+        self.policy: dict[str, Any] = {}
 
     async def publish(self, door: Door, app: str, key: str, room: str | None = None, **_: Any) -> PublishGrant:
         if key != "good":
             raise Unauthorized("publish: the stream key is not known")
-        return grant(kind=door, hold=0.5, kinds=self.kinds)
+        return grant(kind=door, hold=0.5, kinds=self.kinds, ingress_id=self.ingress_id, **self.policy)
 
 
 class Keeping(Sink):
@@ -203,14 +205,50 @@ async def test_refusals_leave_nothing_behind(house: House) -> None:
     assert (await house.offer(peer, VIDEO.replace("sendonly", "recvonly")))[0] == 406
     assert (await house.offer(peer, VIDEO.replace("H264", "DIRAC")))[0] == 406
     house.gate.kinds = frozenset({Kind.AUDIO})
+    status, reason, _ = await house.offer(peer, VIDEO)
+    assert (status, "this stream does not let video be published" in reason) == (403, True)
+    house.gate.ingress_id = None
     status, reason, _ = await house.offer(peer, VIDEO, AUDIO_OUT)
-    assert (status, "does not let video be published" in reason) == (403, True)
+    assert (status, "this token does not let video be published" in reason) == (403, True)
     house.gate.kinds = frozenset(Kind)
     assert house.registry.publications == []
     assert len(house.endpoint) == 0
     assert len(house.signalling) == 0
     assert not house.service.sessions
     assert house.told == []
+
+
+async def test_a_stream_of_sound_only_takes_the_offer_and_leaves_the_picture_out(house: House) -> None:
+    house.gate.kinds = frozenset({Kind.AUDIO})
+    async with TestPeer(CERTIFICATE) as peer:
+        status, answer, _ = await house.offer(peer, VIDEO, AUDIO_OUT)
+        assert (status, answer.count("a=recvonly")) == (201, 2)
+        sink = house.sink
+        await peer.connect(answer)
+        publisher = Publisher(peer)
+        async with background(publisher.run()):
+            await house.until(lambda: sink.count(Kind.AUDIO) >= 100)
+            (publication,) = house.registry.publications
+            assert publication.active
+            assert [t.codec for t in publication.tracks] == [Codec.OPUS]
+            assert publication.health.notes == {"audio-only": "this stream takes sound only: the picture that comes is left out"}
+            assert publication.health.drops.keys() == {"audio-only"}
+        assert not any(isinstance(m, rtcp.Pli) for m in publisher.messages), "nobody asks for pictures"
+        assert not peer.closed.is_set()
+
+
+async def test_a_picture_over_the_limit_is_put_out_where_transcoding_is_off(house: House) -> None:
+    house.gate.policy = {"max_height": 100, "enable_transcoding": False}
+    async with TestPeer(CERTIFICATE) as peer:
+        _, answer, _ = await house.offer(peer, VIDEO, AUDIO_OUT)
+        await peer.connect(answer)
+        async with background(Publisher(peer).run()):
+            await asyncio.wait_for(peer.closed.wait(), 5)
+    await house.until(lambda: not house.service.sessions)
+    (lost,) = (e for e in house.told if type(e).__name__ == "PublicationLost")
+    assert (lost.cause, lost.failure) == ("resolution-too-high", True)  # type: ignore[attr-defined]  # found by its name
+    assert house.names()[-1] == "PublicationEnded", "no hold"
+    assert len(house.endpoint) == 0
 
 
 async def test_who_holds_the_room_is_not_put_out_while_heard(house: House) -> None:

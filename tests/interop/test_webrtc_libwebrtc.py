@@ -1,4 +1,4 @@
-"""libwebrtc without a browser (the wheel `reactor-webrtc`): publishes by WHIP, watches by WHEP, and is told when it cannot."""
+"""libwebrtc without a browser (the wheel `reactor-webrtc`): publishes by WHIP, watches by WHEP, is told when it cannot, is pushed to."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ from pathlib import Path
 
 import pytest
 import reactor_webrtc as rw
-from aiohttp import ClientSession
+from aiohttp import ClientSession, web
+from aiohttp.test_utils import TestServer
 from harness import H264_AAC, Node, ffmpeg_process, moving_picture, running, until
 from harness.chromium import ask, on_air, whip_key
 from harness.lossy import lossy
+from harness.whip_target import KEY
+from harness.whip_target import push as push_on
+
+from medianode.egress.push.report import Report
+from medianode.tasks import background
 
 pytestmark = pytest.mark.interop
 WIDTH, HEIGHT, ROOM = 320, 240, "cam"
@@ -43,7 +49,11 @@ class Libwebrtc:
         observer = rw.PeerConnectionObserver()
         observer.on_connection_state_change = self.states.append
         observer.on_track = self._track
+        self.observe(observer)
         self.pc = factory().create_peer_connection(rw.RtcConfiguration(bundle_policy=rw.BundlePolicy.MaxBundle), observer)
+
+    def observe(self, observer: rw.PeerConnectionObserver) -> None:
+        """For more than that."""
 
     def _track(self, kind: rw.MediaKind, track: rw.Track) -> None:
         self._tracks.append(track)
@@ -185,3 +195,55 @@ async def test_who_knows_no_h264_is_told_so(tmp_path: Path) -> None:
         print(status, body)
         assert status == 406
         assert "this room has H264" in body
+
+
+class Answering(Libwebrtc):
+    """libwebrtc that is called: a full agent, which tells its candidates one by one."""
+
+    def __init__(self) -> None:
+        self.candidates: list[rw.IceCandidate] = []
+        self.gathered = self.deleted = False
+        super().__init__()
+
+    def observe(self, observer: rw.PeerConnectionObserver) -> None:
+        observer.on_ice_candidate = self.candidates.append
+        observer.on_ice_gathering_change = self._gathering
+
+    def _gathering(self, state: rw.IceGatheringState) -> None:
+        self.gathered = self.gathered or state == rw.IceGatheringState.Complete
+
+    async def answer(self, request: web.Request) -> web.Response:
+        if request.method == "DELETE":
+            self.deleted = True
+            return web.Response()
+        await self.pc.set_remote_description(rw.SessionDescription("offer", await request.text()))
+        answer = await self.pc.create_answer()
+        await self.pc.set_local_description(answer)
+        await until(lambda: self.gathered)
+        at = answer.sdp.index("a=ice-ufrag:")
+        lines = "".join(f"a={candidate.candidate}\r\n" for candidate in self.candidates)
+        text = answer.sdp[:at] + lines + answer.sdp[at:]
+        return web.Response(status=201, text=text, content_type="application/sdp", headers={"Location": "/session"})
+
+
+async def test_libwebrtc_is_pushed_vp8(tmp_path: Path) -> None:
+    made = Answering()
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", made.answer)
+    report = Report()
+    async with (
+        running(tmp_path, rtc={"listen": ":0"}) as node,
+        TestServer(app) as server,
+        publishing(node, await whip_key(node, ROOM)),
+    ):
+        await on_air(node, ROOM)
+        url = f"http://127.0.0.1:{server.port}/whip"
+        async with background(push_on(node, url, KEY, report, room=ROOM, allow=("0.0.0.0/0", "::/0"))):
+            await until(lambda: len(made.pictures) > 60 and made.loudest > 0.1 and report.is_broadcasting, 20)
+            video = await made.received()
+        await until(lambda: made.deleted)
+    del made.pc  # the server holds the rest for a while
+    gc.collect()
+    assert video.codec_mime_type == "video/VP8"
+    assert {picture[:2] for picture in made.pictures} == {(320, 240)}
+    print(len(made.pictures), made.loudest, video.packets_lost, video.pli_count, report)

@@ -12,7 +12,7 @@ import pytest
 
 from medianode import tasks
 from medianode.errors import LimitExceeded, PeerError, PeerTimeout, StorageError
-from medianode.tasks import Gate, TaskSet, accept, background, guard, listen_tcp, readable
+from medianode.tasks import Gate, TaskSet, accept, background, guard, listen_tcp, readable, whole
 
 
 @pytest.fixture
@@ -151,6 +151,39 @@ async def test_a_failing_service_fails_the_block() -> None:
 
 
 # Gate
+
+
+async def test_whole_work_is_done_before_its_cancelled_caller_goes() -> None:
+    go, done = asyncio.Event(), list[str]()
+
+    async def work() -> None:
+        await go.wait()
+        done.append("work")
+
+    async def call() -> None:
+        try:
+            await whole(work())
+        finally:
+            done.append("caller")
+
+    calling = asyncio.ensure_future(call())
+    for _ in range(3):  # the second and third while it waits
+        await asyncio.sleep(0)
+        calling.cancel()
+    await asyncio.sleep(0)
+    assert not calling.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    assert done == ["work", "caller"]
+
+
+async def test_whole_work_that_fails() -> None:
+    async def work() -> int:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await whole(work())
 
 
 def test_the_gate_counts_in_all_and_per_peer() -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
+import msgspec
+
 from medianode import clock, telemetry
 from medianode.config import Hls, Limits
 from medianode.egress.hls.budget import Budget
@@ -62,17 +64,17 @@ class Variant:
     """One packager and what feeds it: the room itself, or a rendition of it."""
 
     def __init__(self, live: LiveRoom, name: str, want: Want, start: Start) -> None:
-        house = live.house
+        house, config = live.house, live.config
         self.name = name
         self.want = want
         self.last_used = clock.now()
         self.error: MedianodeError | None = None
-        is_ts = name == "ts" or house.config.container == "ts"
-        parts = house.config.low_latency and not is_ts
+        is_ts = name == "ts" or config.container == "ts"
+        parts = config.low_latency and not is_ts
         token = secrets.token_hex(8)
-        self.window = Window(house.config, house.budget, live.key, name, token, start=start, parts=parts)
+        self.window = Window(config, house.budget, live.key, name, token, start=start, parts=parts)
         self.playlist = Playlist(self.window, house.waiting)
-        self.packager = Packager(self.window, Ts() if is_ts else Fmp4(), house.config, house.limits, self._ask, want.video_track)
+        self.packager = Packager(self.window, Ts() if is_ts else Fmp4(), config, house.limits, self._ask, want.video_track)
         self._live = live
         self._feed: Feed | None = None
         self._task: asyncio.Task[object] | None = None
@@ -87,7 +89,7 @@ class Variant:
 
     @property
     def on_demand(self) -> bool:
-        return self.name != "main" or not passes(self.want)
+        return self.name != "main" or not self._passes
 
     def switch(self, want: Want) -> None:
         """The source's tracks changed: feed the same packager from elsewhere where that is needed."""
@@ -122,8 +124,13 @@ class Variant:
         if self._feed is not None:
             self._feed.request_keyframe()
 
+    @property
+    def _passes(self) -> bool:
+        """Nothing is decoded for it, in the room neither."""
+        return passes(self.want) and not self._live.room.treated
+
     def _join(self) -> None:
-        if passes(self.want):
+        if self._passes:
             self._feed = self._live.room
             self._feed.attach(self.packager)
         else:
@@ -150,7 +157,12 @@ class Variant:
 
 
 class LiveRoom:
-    """A Sink of the room, for its tracks and its end only. `floors`: the lowest numbers of each variant that starts."""
+    """A Sink of the room, for its tracks and its end only. `floors`: the lowest numbers of each variant that starts.
+
+    `config`: the node's, without parts and with longer segments where the live stream is not of low latency.
+    """
+
+    passive = True
 
     def __init__(self, house: House, room: Room, floors: dict[str, Start]) -> None:
         self.house = house
@@ -160,6 +172,8 @@ class LiveRoom:
         self.viewers = Viewers()
         self.ended_at = 0.0
         self.floors = floors
+        standard = {"low_latency": False, "segment_duration": house.config.standard_segment_duration}
+        self.config = house.config if room.low_latency else msgspec.structs.replace(house.config, **standard)
         room.attach(self, replay=False)
 
     def on_tracks(self, tracks: tuple[Track, ...]) -> None:
@@ -168,7 +182,7 @@ class LiveRoom:
             if want is not None:
                 variant.switch(want)
         want = self._plan("main", tracks)
-        if want is not None and passes(want) and "main" not in self.variants:
+        if want is not None and passes(want) and "main" not in self.variants and not self.room.treated:
             self._start("main", want)
 
     def on_packet(self, packet: Packet) -> None:
@@ -236,16 +250,16 @@ class LiveRoom:
     def layers(self) -> list[tuple[str, Track, float]]:
         """(name, track, bits per second with sound) of each layer that comes and is smaller than what `main` shows, the best one first."""
         programme = self.room.programme
-        if programme is None or programme.video is None:
+        if programme is None or (video := self.room.video) is None:
             return []
-        area = programme.video.width * programme.video.height
+        area = video.width * video.height
         sound = sum(programme.meters[track.id].bitrate for track in programme.tracks if not track.is_video)
         found = [
             (f"{LAYER}{track.id}", track, programme.meters[track.id].bitrate + sound)
-            for track in programme.tracks
+            for track in self.room.tracks
             if track.layer and track.width * track.height < area and programme.meters[track.id].bitrate > 0
         ]
-        found = [layer for layer in found if self._plan(layer[0], programme.tracks) is not None]
+        found = [layer for layer in found if self._plan(layer[0], self.room.tracks) is not None]
         return sorted(found, key=lambda layer: layer[1].width * layer[1].height, reverse=True)
 
     def _plan(self, name: str, tracks: tuple[Track, ...]) -> Want | None:
@@ -254,6 +268,7 @@ class LiveRoom:
         return plan(name, tracks, ts=self.house.config.container == "ts")
 
     def _start(self, name: str, want: Want) -> Variant:
+        # by the node's segment_duration in either mode, as the numbers of a room must not go back when it changes
         first = int((clock.wallclock() - EPOCH) / self.house.config.segment_duration)
         floor = self.floors.get(name, Start(0))
         variant = self.variants[name] = Variant(self, name, want, Start(max(first, floor.msn), floor.discontinuity))

@@ -1,10 +1,13 @@
-"""HlsService: `/hls/{app}/{room}/…`: multivariant and media playlists, init segments, segments and parts."""
+"""HlsService: `/hls/{app}/{room}/…`, and `/<playback id>.m3u8` of a live stream: multivariant and media playlists, init segments,
+segments and parts.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,7 +23,18 @@ from medianode.egress.hls.playlists import Playlist
 from medianode.egress.hls.viewers import Sessions
 from medianode.egress.hls.window import Start, parse_name
 from medianode.errors import Forbidden, InvalidRequest, MedianodeError, NotEnabled, NotFound, PeerTimeout
-from medianode.events import Bus, KeyRevoked, ProjectChanged, RoomLive
+from medianode.events import (
+    Bus,
+    IngressChanged,
+    IngressDeleted,
+    IngressDisabled,
+    KeyRevoked,
+    ProjectChanged,
+    ProjectDeleted,
+    RoomLive,
+    TokenRevoked,
+    ViewingChanged,
+)
 from medianode.media.track import Codec, Track
 from medianode.origin import OPEN_CORS, Origin, bearer, media_error
 from medianode.protocols import hls
@@ -28,18 +42,25 @@ from medianode.protocols.rfc6381 import codec_string
 from medianode.routing.registry import Registry
 from medianode.tasks import every
 
+CHANGES = (ProjectChanged, ProjectDeleted, ViewingChanged, IngressChanged, IngressDisabled, IngressDeleted, KeyRevoked, TokenRevoked)
+"""After which a verdict of the gatekeeper may be another."""
 FIRST_SEGMENT_WAIT = 10.0
 """Seconds that a player who comes before the first segment is kept waiting."""
 VERDICT_SECONDS, VERDICTS, VERDICT_LENGTH = 5.0, 10_000, 2048
 """How long and how many verdicts of the gatekeeper are remembered, for tokens of how many characters: a plain player asks once a second."""
 TOKEN_LENGTH = 8192
+AGENT_LENGTH = 200
+SITE_LENGTH = 500
 AAC_BANDWIDTH = 160_000
 """Bits per second allowed for the sound of the variant `aac` before it has been made."""
 
 PEAK = 1.5
 """Peak over average bandwidth of a layer of which no segment has been made yet."""
 _LAYER = re.compile(LAYER + r"(?:0|[1-9]\d{0,3})\.m3u8", re.ASCII)
+_PLAYBACK = "{playback:[0-9a-f-]{36}}"
 _CORS = {name: OPEN_CORS[name] for name in ("Access-Control-Allow-Origin", "Access-Control-Expose-Headers")}
+_OWN = "private, max-age=31536000, immutable"
+"""Media that not everybody may have are for the player's own cache only."""
 _MEDIA = {**_CORS, "Cache-Control": "public, max-age=31536000, immutable", "Accept-Ranges": "bytes"}
 PLAYLIST = CIMultiDict(_CORS, **{"Content-Type": "application/vnd.apple.mpegurl", "Cache-Control": "no-cache, no-store, must-revalidate"})
 MP4 = CIMultiDict(_MEDIA, **{"Content-Type": "video/mp4"})
@@ -63,7 +84,8 @@ class HlsService:
         self._house = House(renditions, config.hls, config.limits, Path(config.data_dir) / "hls")
         self._live: dict[object, LiveRoom] = {}
         self._ended: list[LiveRoom] = []
-        self._verdicts: dict[tuple[str, str, str | None, str | None], tuple[float, ReadGrant]] = {}
+        self._verdicts: dict[tuple[str | None, ...], tuple[float, ReadGrant]] = {}
+        self._generation = 0
         self._sessions = Sessions()
         self._cells = {kind: (REQUESTS.labels(kind), SENT.labels(kind)) for kind in ("multivariant", "playlist", "init", "segment", "part")}
         house = self._house
@@ -75,6 +97,8 @@ class HlsService:
             web.get("/hls/{app}/{room}/{name}", self._get),
             web.get("/hls/{tail:.*}", self._unknown),
             web.options("/hls/{tail:.*}", self._options),
+            *(web.get(path, self._get) for path in (f"/{_PLAYBACK}.m3u8", f"/{_PLAYBACK}/{{name}}")),
+            *(web.options(path, self._options) for path in (f"/{_PLAYBACK}.m3u8", f"/{_PLAYBACK}/{{name}}")),
         ]
 
     async def serve(self) -> None:
@@ -84,8 +108,7 @@ class HlsService:
         await asyncio.to_thread(shutil.rmtree, self._house.folder, ignore_errors=True)
         wired = [
             self._bus.subscribe(RoomLive, lambda event: self._room_live(event.project_id, event.room)),
-            self._bus.subscribe(ProjectChanged, lambda _: self._verdicts.clear()),
-            self._bus.subscribe(KeyRevoked, lambda _: self._verdicts.clear()),
+            *(self._bus.subscribe(kind, lambda _: self._forget_verdicts()) for kind in CHANGES),
         ]
         async with self._house.tasks:
             try:
@@ -101,6 +124,10 @@ class HlsService:
                     live.close()
                 self._live.clear()
                 self._ended.clear()
+
+    def _forget_verdicts(self) -> None:
+        self._generation += 1
+        self._verdicts.clear()
 
     def tend(self, now: float) -> None:
         """Once a second: rooms that ended long enough ago, idle variants, viewers."""
@@ -136,10 +163,14 @@ class HlsService:
         try:
             if not self._config.hls.enabled:
                 raise NotEnabled("HLS is switched off on this node")
-            name = request.match_info["name"]
+            name = request.match_info.get("name", "index.m3u8")
             media = parse_name(name)
             if media is not None:
-                return await self._media(request, *media)
+                grant = await self._read(request)
+                response = await self._media(request, grant, *media)
+                if not grant.shared:
+                    response.headers["Cache-Control"] = _OWN
+                return response
             if name == "index.m3u8":
                 return await self._multivariant(request)
             if name.endswith(".m3u8") and (name[:-5] in VARIANTS or _LAYER.fullmatch(name)):
@@ -149,28 +180,46 @@ class HlsService:
             return _refusal(e)
 
     async def _read(self, request: web.Request) -> ReadGrant:
-        app, room = request.match_info["app"], request.match_info["room"]
         token = request.query.get("token") if request.query_string else None
         if token is not None and len(token) > TOKEN_LENGTH:
             # it is repeated behind every URI of a playlist
             raise InvalidRequest(f"token: expected up to {TOKEN_LENGTH} characters, got {len(token)}")
         authorization = bearer(request) if hdrs.AUTHORIZATION in request.headers else None
-        key, now = (app, room, token, authorization), clock.now()
+        asked, now = self._asked(request), clock.now()
+        key = (*asked, token, authorization)
         known = self._verdicts.get(key)
         if known is not None and known[0] > now:
             return known[1]
-        grant = await self._gatekeeper.read(app, room, token, authorization, source=self._origin.source(request))
+        generation = self._generation
+        grant = await self._decide(request, token, authorization)
         until = now + VERDICT_SECONDS
         if grant.expires_at is not None:
             until = min(until, now + grant.expires_at - clock.wallclock())
         if grant.audio_only:
             raise Forbidden("this token opens sound only, and HLS carries the picture with it", code="audio-only")
-        if len(token or "") + len(authorization or "") > VERDICT_LENGTH:
+        if len(token or "") + len(authorization or "") > VERDICT_LENGTH or generation != self._generation:
             return grant
         if len(self._verdicts) >= VERDICTS:
             self._verdicts.clear()
         self._verdicts[key] = (until, grant)
         return grant
+
+    @staticmethod
+    def _asked(request: web.Request) -> tuple[str, ...]:
+        """What the verdict depends on, besides a token."""
+        asked = request.match_info
+        if "playback" in asked:
+            return (asked["playback"], _site(request), request.headers.get(hdrs.USER_AGENT, "")[:AGENT_LENGTH])
+        return (asked["app"], asked["room"])
+
+    async def _decide(self, request: web.Request, token: str | None, authorization: str | None) -> ReadGrant:
+        asked, source = request.match_info, self._origin.source(request)
+        if "playback" not in asked:
+            return await self._gatekeeper.read(asked["app"], asked["room"], token, authorization, source=source)
+        agent = request.headers.get(hdrs.USER_AGENT, "")[:AGENT_LENGTH]
+        return await self._gatekeeper.read_playback(
+            asked["playback"], token, authorization, site=_site(request), agent=agent, source=source
+        )
 
     async def _multivariant(self, request: web.Request) -> web.Response:
         grant = await self._read(request)
@@ -191,6 +240,9 @@ class HlsService:
             rows.append(hls.Variant(f"aac.m3u8{query}", *more, sound, row.width, row.height, row.frame_rate))
         if name == "main":
             rows += [_layer_inf(live, *layer, query) for layer in live.layers()]
+        if "playback" in request.match_info:
+            # the children of /<id>.m3u8 are below /<id>/
+            rows = [replace(row, uri=f"{request.match_info['playback']}/{row.uri}") for row in rows]
         return self._answer("multivariant", hls.multivariant(rows).encode(), PLAYLIST)
 
     async def _playlist(self, request: web.Request, name: str) -> web.Response:
@@ -201,6 +253,8 @@ class HlsService:
         if not self._sessions.known(session):
             session = f"{self._origin.source(request)} {request.headers.get('User-Agent', '')[:80]}"
         if not grant.hidden:
+            if session not in live.viewers:
+                self._registry.audience.check(grant)
             live.count(session, clock.now())
         variant = await self._started(live, name)
         playlist = variant.playlist
@@ -215,9 +269,10 @@ class HlsService:
         child = f"?token={quote(query['token'], safe='')}" if "token" in query else ""
         return self._answer("playlist", playlist.render(delta=delta, query=child), PLAYLIST)
 
-    async def _media(self, request: web.Request, token: str, init: int | None, msn: int, part: int | None) -> web.StreamResponse:
+    async def _media(
+        self, request: web.Request, grant: ReadGrant, token: str, init: int | None, msn: int, part: int | None
+    ) -> web.StreamResponse:
         found = self._house.windows.get(token)
-        grant = await self._read(request)
         if found is None or found[0] != (grant.project_id, grant.room):
             raise NotFound("no such segment")
         window, name = found[1].window, request.match_info["name"]
@@ -315,6 +370,11 @@ def _layer_inf(live: LiveRoom, name: str, track: Track, bitrate: float, query: s
         return _stream_inf(variant, query)
     codecs = tuple(codec_string(t) for t in (track, *[t for t in live.room.tracks if not t.is_video][:1]))
     return hls.Variant(f"{name}.m3u8{query}", round(bitrate * PEAK), round(bitrate), codecs, track.width, track.height, track.frame_rate)
+
+
+def _site(request: web.Request) -> str:
+    """The page that a player is in, as far as it is told."""
+    return (request.headers.get(hdrs.ORIGIN) or request.headers.get(hdrs.REFERER) or "")[:SITE_LENGTH]
 
 
 def _refusal(error: MedianodeError) -> web.Response:

@@ -71,6 +71,8 @@ class Lane:
         self.ended = ""
         """Why its rendition ended; that may be as soon as it is opened."""
         self.broadcast: Cast
+        self.feed: Feed
+        """Its rendition."""
         self._members: dict[Member, None] = {}
         self._idle_seconds = idle
         self._idle: asyncio.TimerHandle | None = None
@@ -83,6 +85,7 @@ class Lane:
     async def open(self, renditions: Transcoder, make: Callable[[Feed], Cast]) -> None:
         """Raises LimitExceeded `node-full` where the rendition needs a thread and there is none."""
         feed = await self._stack.enter_async_context(renditions.acquire(self.room, self.want, 0.0))
+        self.feed = feed
         self.broadcast = make(feed)
         self._stack.callback(self.broadcast.close)
         feed.attach(self, replay=False)
@@ -133,6 +136,7 @@ class Lane:
 
     def on_end(self, cause: str) -> None:
         self.ended = cause
+        self.known.set()  # whoever waits for its tracks is to see that there are none
         self._let_go(cause)
         self._expired(self)
 

@@ -67,7 +67,7 @@ class LayerLadder:
     def slow(self, watcher: Watcher) -> bool:
         """True where there is a lower layer, to which it is then moved."""
         stay = self._stays.get(watcher)
-        shown = stay.track if stay is not None else watcher.room.programme.video if watcher.room.programme is not None else None
+        shown = stay.track if stay is not None else watcher.room.video
         track = lower(watcher.room.tracks, area(shown)) if shown is not None else None
         if track is None or watcher in self._moving:
             return False
@@ -86,8 +86,7 @@ class LayerLadder:
                 self._since[watcher] = (now, patience)
             elif now - since > patience:
                 track = higher(watcher.room.tracks, area(stay.track))
-                programme = watcher.room.programme
-                best = programme.video if programme is not None else None
+                best = watcher.room.video
                 self._since[watcher] = (now, patience)
                 if track is None or best is None or area(track) >= area(best):
                     self.home(watcher)

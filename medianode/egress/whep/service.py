@@ -21,6 +21,7 @@ from medianode.protocols.sdp.answer import answer_whep
 from medianode.protocols.sdp.negotiate import offered_codecs, plan_whep
 from medianode.protocols.sdp.parse import Offer
 from medianode.protocols.sdp.plan import Credentials, LocalTransport, SendMedia
+from medianode.routing.audience import Visit
 from medianode.routing.feed import Feed
 from medianode.routing.registry import Registry
 from medianode.routing.room import Room
@@ -56,6 +57,7 @@ class Watcher:
         self.opened_at = clock.now()
         self.opened_wallclock = clock.wallclock()
         self.peer: Peer
+        self.visit: Visit
         self.local: LocalTransport
         self.viewer: Seat | None = None
         self.closed = False
@@ -179,15 +181,15 @@ class WhepService:
         if lane.closed or lane.ended:
             raise NotFound(f"the stream of room {room.name} has just ended", code="no-programme")
         sends = self._sends(lane, offer)
-        bound = self._config.limits.viewers_per_room
         watcher = Watcher(self, lane, grant, sends, source, agent)
-        room.count_viewer(DOOR, +1, bound)
+        watcher.visit = self._registry.audience.enter(room, DOOR, grant)
         with contextlib.ExitStack() as undo:
-            undo.callback(room.count_viewer, DOOR, -1, bound)
+            undo.callback(watcher.visit.leave)
             watcher.peer = self._endpoint.create(offer.remote, _Handler(watcher), source, views=True)
             undo.pop_all()
         lane.join(watcher)
         self.watchers[watcher.id] = watcher
+        watcher.visit.on_kick(watcher.close)
         ssrcs = lane.broadcast.ssrcs
         watcher.local = watcher.peer.local_transport(loopback=source in LOOPBACK)
         answer = answer_whep(offer, watcher.local, sends, {s.mid: ssrcs[s.kind] for s in sends}, lane.broadcast.cname)
@@ -202,7 +204,7 @@ class WhepService:
 
     def gone(self, watcher: Watcher) -> None:
         self.watchers.pop(watcher.id, None)
-        watcher.room.count_viewer(DOOR, -1, self._config.limits.viewers_per_room)
+        watcher.visit.leave()
         watcher.lane.part(watcher)
 
     # which rendition

@@ -60,13 +60,17 @@ class WhipService:
     async def publish(self, offer: Offer, grant: PublishGrant, *, source: str, agent: str) -> Joined:
         """The answer, and the session until its peer is gone. Where anything fails nothing stays behind.
 
-        Raises UnsupportedMedia, InvalidRequest, Forbidden (the token is not for that kind), Conflict, LimitExceeded.
+        A token names what may be published, so an offer of more is refused; a stream key's ingress may be one that leaves a kind out (a
+        live stream of sound only), which is agreed on all the same, as an answer takes the whole offer.
+
+        Raises UnsupportedMedia, InvalidRequest, Forbidden (nothing of it may be published), Conflict, LimitExceeded.
         """
         receives = plan_whip(offer)
-        for media in receives:
-            if media.kind not in grant.kinds:
-                raise Forbidden(f"this token does not let {media.kind.value} be published")
-        session = WhipSession(self._config, receives, source, agent, self._ended)
+        taken = tuple(media for media in receives if media.kind in grant.kinds)
+        if not taken or (grant.ingress_id is None and taken != receives):
+            unwanted = next(media.kind for media in receives if media.kind not in grant.kinds)
+            raise Forbidden(f"this {'token' if grant.ingress_id is None else 'stream'} does not let {unwanted.value} be published")
+        session = WhipSession(self._config, taken, source, agent, self._ended)
         most = self._config.limits.tracks_per_publication
         if session.tracks > most:
             raise LimitExceeded(f"expected at most {most} tracks, the offer comes to {session.tracks}", code="too-many-tracks")

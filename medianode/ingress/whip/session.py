@@ -348,8 +348,14 @@ class WhipSession:
             stream.slot.section.wants_keyframe = True
 
     def _drop(self, cause: str) -> None:
-        if self._assembler is not None:
-            self._assembler.drop(cause)
+        assembler, publication = self._assembler, self._publication
+        if assembler is None or publication is None:
+            return
+        if cause == "unknown-stream" and len(publication.grant.kinds) == 1:
+            # the section that was agreed on and is not taken
+            assembler.unwanted(Kind.AUDIO if Kind.VIDEO in publication.grant.kinds else Kind.VIDEO)
+        else:
+            assembler.drop(cause)
 
 
 def h264_record(sprop: str) -> bytes | None:

@@ -1,6 +1,7 @@
 """RTMP, sans-IO: Adobe's RTMP 1.0 specification, the digest handshake, Adobe's authmod, and Enhanced RTMP v2 (veovera)."""
 
 from medianode.protocols.rtmp.client import (
+    Acknowledged,
     ChallengeReceived,
     ClientConnection,
     ClientEvent,
@@ -33,6 +34,7 @@ from medianode.protocols.rtmp.server import ServerConnection
 
 __all__ = [
     "OUT_CHUNK_SIZE",
+    "Acknowledged",
     "Capability",
     "ChallengeReceived",
     "ClientConnection",

@@ -22,9 +22,11 @@ from medianode.protocols.rtmp.server import AUDIO_FOURCC, VIDEO_FOURCC
 
 
 class Connected(NamedTuple):
-    """NetConnection.Connect.Success, with the server's properties."""
+    """NetConnection.Connect.Success, with the server's properties. `fourcc`: what it says it takes of Enhanced RTMP, `*` for all; empty
+    where it does not speak it."""
 
     properties: dict[str, Value]
+    fourcc: frozenset[str] = frozenset()
 
 
 class Publishing(NamedTuple):
@@ -50,18 +52,25 @@ class Rejected(NamedTuple):
     description: str
 
 
+class Acknowledged(NamedTuple):
+    """The server has taken so many bytes of this connection in all (5.4.3), its 32-bit count unwrapped."""
+
+    nbytes: int
+
+
 class ChallengeReceived(NamedTuple):
     """Adobe's challenge: close, and connect again with `app?query`, as a new ClientConnection(app, …, query=query) does."""
 
     query: str
 
 
-ClientEvent: TypeAlias = Connected | Publishing | Playing | Status | Rejected | ChallengeReceived | Media | Data | PeerClosed
+ClientEvent: TypeAlias = Connected | Publishing | Playing | Status | Rejected | Acknowledged | ChallengeReceived | Media | Data | PeerClosed
 
 
 class ClientConnection:
     """`app` and `tc_url` as connect has them. With `user` and `password` Adobe's challenges are answered by ChallengeReceived; `query`
-    is that of the last one. `digest_schema` 0 or 1 asks for a digest handshake. After a PeerError from `receive_data` it is dead."""
+    is that of the last one. `digest_schema` 0 or 1 asks for a digest handshake. `window`: bytes after which the server is asked to send
+    Acknowledged, 0 leaves it to the server. After a PeerError from `receive_data` it is dead."""
 
     def __init__(
         self,
@@ -73,6 +82,7 @@ class ClientConnection:
         password: str = "",
         query: str = "",
         digest_schema: int | None = None,
+        window: int = 0,
         max_message_bytes: int = 10 << 20,
         max_partial_bytes: int = 16 << 20,
         max_chunk_streams: int = 64,
@@ -97,6 +107,8 @@ class ClientConnection:
         self._received = 0
         self._acknowledged = 0
         self._window = m.WINDOW_BYTES
+        self._asked_window = window
+        self._taken = 0  # of ours, by the server's count
         self._parser = self._parse(digest_schema)
         next(self._parser)
 
@@ -179,6 +191,8 @@ class ClientConnection:
             self._command(m.read_command(message, amf.MAX_DEPTH, amf.MAX_ITEMS))
         elif kind in (MessageType.DATA, MessageType.DATA_AMF3):
             self._events.append(m.read_data(message, amf.MAX_DEPTH, amf.MAX_ITEMS))
+        elif kind == MessageType.ACKNOWLEDGEMENT:
+            self._acknowledge(int.from_bytes(message.payload[:4], "big"))
         elif kind == MessageType.WINDOW_ACKNOWLEDGEMENT_SIZE:
             self._window = int.from_bytes(message.payload[:4], "big") or self._window
         elif kind == MessageType.SET_PEER_BANDWIDTH:
@@ -186,9 +200,17 @@ class ClientConnection:
         elif kind == MessageType.USER_CONTROL and message.payload[:2] == b"\0\x06":
             self._out.append(m.user_control(ControlType.PING_RESPONSE, int.from_bytes(message.payload[2:6], "big")))
 
+    def _acknowledge(self, count: int) -> None:
+        advance = (count - self._taken) & 0xFFFFFFFF
+        if advance < 1 << 31:  # else it went back
+            self._taken += advance
+            self._events.append(Acknowledged(self._taken))
+
     def _command(self, command: Command) -> None:
         if command.name == "_result" and command.transaction == 1:
-            self._events.append(Connected(command.fields(0)))
+            if self._asked_window:
+                self._out.append(m.control(MessageType.WINDOW_ACKNOWLEDGEMENT_SIZE, self._asked_window.to_bytes(4, "big")))
+            self._events.append(Connected(command.fields(0), _fourcc(command.fields(0)) | _fourcc(command.fields(1))))
         elif command.name == "_result" and self._create and command.transaction == self._create:
             self._created(int(command.number(1, 0.0)) & 0xFFFFFFFF)
         elif command.name == "_error":
@@ -262,6 +284,16 @@ class ClientConnection:
                 self._call("FCUnpublish", None, self._wanted[1])
             self._call("deleteStream", None, float(self._stream_id))
             self._stream_id = 0
+
+
+def _fourcc(fields: dict[str, Value]) -> frozenset[str]:
+    """E-RTMP v2 puts the lists among the properties; some servers among the information."""
+    found: set[str] = set()
+    for key in ("fourCcList", "videoFourCcInfoMap", "audioFourCcInfoMap"):
+        listed = fields.get(key)
+        if isinstance(listed, list | dict):
+            found.update(code for code in listed if isinstance(code, str))
+    return frozenset(found)
 
 
 def _code_and_description(command: Command) -> tuple[str, str]:

@@ -154,7 +154,7 @@ def parse_offer(text: str, max_bytes: int = MAX_BYTES) -> Offer:
     """Raises InvalidRequest and LimitExceeded."""
     lines = split_lines(text, max_bytes)
     if not lines or lines[0].strip() != "v=0":
-        raise InvalidRequest("expected an SDP offer, which begins with v=0", code="invalid-sdp")
+        raise InvalidRequest("expected SDP, which begins with v=0", code="invalid-sdp")
     session = Section(-1, "", 9, "", (), "")
     groups: list[tuple[str, ...]] = []
     sections: list[Section] = []

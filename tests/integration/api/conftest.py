@@ -14,22 +14,44 @@ from yarl import URL
 
 from medianode import clock, tasks
 from medianode.api import Api, Ports
+from medianode.api.audit import AuditApi
+from medianode.api.deliveries import DeliveriesApi
+from medianode.api.events import EventsApi
+from medianode.api.fastpix import FastPix
+from medianode.api.links import LinksApi
+from medianode.api.live import Live
+from medianode.api.targets import TargetsApi
+from medianode.api.webhooks import WebhooksApi
 from medianode.auth import Door, FailedLogins
 from medianode.config import Config
+from medianode.control.audit import AuditLog
+from medianode.control.broadcasts import Broadcasts
+from medianode.control.deliveries import Deliveries
+from medianode.control.evictions import Evictions
+from medianode.control.feed import EventFeed
 from medianode.control.gatekeeper import HouseGatekeeper
 from medianode.control.ingresses import Ingresses
 from medianode.control.keys import Keys
 from medianode.control.lifecycle import IngressLives
+from medianode.control.links import Links
+from medianode.control.live_streams import LiveStreams
 from medianode.control.projects import Projects
+from medianode.control.signing_keys import SigningKeys
+from medianode.control.targets import Targets
+from medianode.control.webhooks import Webhooks
+from medianode.egress.push.service import PushService
 from medianode.errors import MedianodeError, PeerGone
 from medianode.events import Bus, IngressDeleted
 from medianode.media.packet import Packet
 from medianode.media.track import Codec, Track
 from medianode.origin import Origin
+from medianode.outbound import Outbound
 from medianode.routing.publication import Publication
 from medianode.routing.registry import Registry
 from medianode.routing.room import Room
 from medianode.store.database import Database, open_database
+from medianode.store.endpoints import WebhookEndpoint
+from medianode.webhooks.sender import Answer as Sent
 
 
 @dataclass
@@ -41,6 +63,23 @@ class Answer:
     @property
     def data(self) -> Any:
         return self.body["data"]
+
+
+@dataclass
+class Recorder:
+    """Stands in for the sender of webhooks: keeps what it was to send, and answers as the test says."""
+
+    answer: Sent = field(default_factory=lambda: Sent(status=200, latency=0.01, excerpt="ok"))
+    sent: list[tuple[WebhookEndpoint, str, str, bytes, str | None]] = field(default_factory=list)
+
+    async def send(self, endpoint: WebhookEndpoint, event: str, event_id: str, body: bytes, secret: str | None) -> Sent:
+        self.sent.append((endpoint, event, event_id, body, secret))
+        return self.answer
+
+
+async def no_names(host: str, port: int) -> list[str]:
+    """For Outbound: names of the public internet, without asking it."""
+    return ["93.184.216.34"]
 
 
 @dataclass
@@ -57,13 +96,36 @@ class House:
         self.projects = Projects(self.db, self.bus)
         self.keys = Keys(self.db, self.bus)
         self.ingresses = Ingresses(self.db, self.bus, rooms=self.config.limits.rooms)
+        self.broadcasts = Broadcasts(self.db, self.bus)
+        self.links = Links(self.db, self.bus, most=self.config.limits.view_links)
         self.lives = IngressLives(self.db, self.bus)
         failed = FailedLogins(self.config.limits.failed_logins_per_minute)
-        self.gate = HouseGatekeeper(self.projects, self.keys, self.ingresses, failed, hold=self.config.ingress.hold)
+        self.gate = HouseGatekeeper(
+            self.projects, self.keys, self.ingresses, self.broadcasts, self.links, failed, hold=self.config.ingress.hold
+        )
         self.bus.subscribe(IngressDeleted, self._deleted)  # as the daemon wires it
+        self.evictions = Evictions(self.bus, self.registry, self.gate.still)
         origin = Origin(self.config.public_url, self.config.http.trusted_proxies)
+        self.sender = Recorder()
+        webhooks = Webhooks(self.db, Outbound(("127.0.0.0/8",), no_names), self.sender, bound=self.config.limits.webhook_endpoints)
+        deliveries = Deliveries(self.db, bound=self.config.limits.webhook_replays)
+        self.events = EventsApi(EventFeed(self.db), self.projects, self.gate, origin, self.bus, bound=self.config.limits.event_streams)
+        self.streams = LiveStreams(self.db, self.bus, self.ingresses, playback_ids=self.config.limits.playback_ids)
+        signing_keys = SigningKeys(self.db, self.bus, per_project=self.config.limits.signing_keys)
+        targets = Targets(self.db, self.bus, self.config.limits, Outbound(("127.0.0.0/8",), no_names))
+        live, ports = Live(self.registry, self.lives), Ports(rtmp=1935)
+        fastpix = FastPix(self.projects, self.streams, signing_keys, live, origin, ports, targets)
+        more = [
+            *WebhooksApi(self.projects, webhooks).routes,
+            *DeliveriesApi(self.projects, deliveries).routes,
+            *self.events.routes,
+            *fastpix.routes,
+            *TargetsApi(self.projects, targets, PushService(self.db, self.bus, self.registry, self.config.limits, {})).routes,
+            *LinksApi(self.projects, self.links, origin, ports).routes,
+            *AuditApi(AuditLog(self.db), self.projects).routes,
+        ]
         self.api = Api(
-            self.config, origin, self.gate, self.registry, self.projects, self.keys, self.ingresses, self.lives, Ports(rtmp=1935)
+            self.config, origin, self.gate, self.registry, self.projects, self.keys, self.ingresses, self.lives, Ports(rtmp=1935), more=more
         )
         self.app = web.Application(middlewares=[self.api.middleware])
         self.app.add_routes(self.api.routes())

@@ -60,7 +60,7 @@ async def test_a_guesser_is_slowed(make_house: Any) -> None:
         ("GET", "/v1/nothing", BAX),
         ("GET", "/v1", BAX),
         ("GET", "/ingress/a/b", BAX),
-        ("PUT", "/v1/live/streams", BAX),
+        ("PUT", "/v1/on-demand", BAX),
         ("GET", "/api/v1/nothing", HUB),
         ("GET", "/api/v1/apps/live", HUB),
         ("GET", "/api/v1/apps//ingress", HUB),

@@ -19,6 +19,7 @@ from medianode import clock
 from medianode.auth import Door, PublishGrant, Takeover
 from medianode.config import Limits
 from medianode.egress import screen as screen_module
+from medianode.errors import Unauthorized
 from medianode.media.packet import Gap, Packet
 from medianode.media.track import Codec, Kind, Track
 from medianode.routing.publication import Publication
@@ -410,6 +411,25 @@ async def test_the_viewer_socket(start: Start, picture: Picture, until: Until) -
         with pytest.raises(ConnectionClosed):
             await viewer.recv()
         assert (viewer.close_code, viewer.close_reason) == (1000, "stream-ended")
+
+
+async def test_viewers_whose_leave_ends_are_put_out(start: Start, picture: Picture, until: Until) -> None:
+    node = await start()
+    publisher = Publisher(node)
+    publisher.write(picture(1))
+    client = await Client.open(node)
+    assert await client.part() == picture(1)
+    async with connect(f"ws://127.0.0.1:{node.port}/live/ws?app=live&room=gate", compression=None, ping_interval=None) as viewer:
+        assert await viewer.recv() == picture(1)
+        for visit in node.registry.audience:
+            visit.end(Unauthorized("the token was revoked", code="token-revoked"))
+        assert await viewer.recv() == '{"type":"error","code":"4401","message":"token_revoked"}'
+        with pytest.raises(ConnectionClosed):
+            await viewer.recv()
+        assert (viewer.close_code, viewer.close_reason) == (4401, "token_revoked")
+    assert await client.reader.read() == b"", "nothing more, and closed"
+    assert publisher.room.viewers == {"mjpeg": 0, "ws-live": 0}
+    client.close()
 
 
 async def test_the_viewer_socket_refuses_after_the_upgrade(start: Start) -> None:

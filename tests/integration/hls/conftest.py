@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,13 +119,15 @@ class Keeper:
     """Lets everybody in; into project `priv` only with the token `sesame`."""
 
     asked = 0
+    max_viewers = 0
 
     async def read(self, app: str, room: str, token: str | None = None, bearer: str | None = None, *, source: str = "") -> ReadGrant:
         self.asked += 1
         if app == "priv" and "sesame" not in (token, bearer):
             raise Unauthorized("a token is needed")
         name = room_name(app, room)
-        return ReadGrant(project_id=f"p-{app}", slug=app, room=name, audio_only=token == "sound", hidden=token == "hidden")
+        leave = ReadGrant(project_id=f"p-{app}", slug=app, room=name, audio_only=token == "sound", hidden=token == "hidden")
+        return replace(leave, max_viewers=self.max_viewers)
 
     async def publish(self, *_: Any, **__: Any) -> PublishGrant:
         raise Unauthorized("not here")

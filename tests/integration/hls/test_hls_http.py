@@ -10,6 +10,7 @@ import pytest
 
 from medianode import clock
 from medianode.config import Hls, Limits
+from medianode.events import TokenRevoked
 
 PLAIN = "no-cache, no-store, must-revalidate"
 FOREVER = "public, max-age=31536000, immutable"
@@ -244,6 +245,29 @@ async def test_viewers_are_players_not_requests(make_rig: Any, make_clip: Any) -
     assert "room_full" in await _get(rig, _names(await _get(rig, "index.m3u8"))[0], 503)
     rig.service.tend(clock.now() + 60)
     assert room.viewers["hls"] == 0
+
+
+async def test_a_project_has_so_many_players_and_no_more(make_rig: Any, make_clip: Any) -> None:
+    rig, room, *_ = await _live(make_rig, make_clip)
+    rig.keeper.max_viewers = 2
+    room.count_viewer("whep", 1, 10)
+    path = _names(await _get(rig, "index.m3u8"))[0]
+    for _ in range(3):
+        await _get(rig, path)
+    assert "project_limit_viewers" in await _get(rig, _names(await _get(rig, "index.m3u8"))[0], 503)
+    await _get(rig, path)
+    assert room.viewers["hls"] == 1
+
+
+async def test_verdicts_are_forgotten_with_a_revocation(make_rig: Any, make_clip: Any) -> None:
+    rig, *_ = await _live(make_rig, make_clip)
+    await _get(rig, "main.m3u8?token=a")
+    asked = rig.keeper.asked
+    await _get(rig, "main.m3u8?token=a")
+    assert rig.keeper.asked == asked
+    rig.registry.bus.publish(TokenRevoked("p-live", "a"))
+    await _get(rig, "main.m3u8?token=a")
+    assert rig.keeper.asked == asked + 1
 
 
 async def test_the_end_lingers(make_rig: Any, make_clip: Any) -> None:

@@ -97,3 +97,41 @@ def test_whatever_comes_is_built_or_refused_in_bounded_words(raw: object, lax: b
     assert all(len(sentence) < 250 for sentence in said)
     if made is not None:
         assert msgspec.json.decode(msgspec.json.encode(made), type=Sample) == made
+
+
+class Nullable(msgspec.Struct):
+    secret: Annotated[str, Meta(min_length=4)] | UnsetType | None = UNSET
+    plain: str | None = "x"
+    named: dict[str, Annotated[str, Meta(max_length=9)]] = {}
+
+
+def test_null_says_something_only_where_a_field_knows_it() -> None:
+    assert build({"secret": None, "plain": None}, Nullable) == Nullable(None, "x")
+    assert build({}, Nullable) == Nullable(UNSET, "x")
+    assert build({"secret": "long"}, Nullable) == Nullable("long")
+    with pytest.raises(InvalidRequest, match="got 3 characters"):
+        build({"secret": "abc"}, Nullable)
+    with pytest.raises(InvalidRequest, match="named: expected an object with values of text of at most 9 characters, got an object"):
+        build({"named": {"a": 1}}, Nullable)
+
+
+class Inner(msgspec.Struct, rename="camel"):
+    max_size: Annotated[int, Meta(ge=1, le=9)] = 3
+    words: list[str] = []
+
+
+class Outer(msgspec.Struct):
+    inner: Inner = msgspec.field(default_factory=Inner)
+    perhaps: Inner | None = None
+
+
+def test_structs_within_are_read_as_those_without() -> None:
+    assert build({"inner": {"maxSize": None, "extra": 1}, "perhaps": {"maxSize": 2}}, Outer) == Outer(Inner(), Inner(2))
+    assert build({"inner": None, "perhaps": None}, Outer) == Outer()
+    with pytest.raises(InvalidRequest) as caught:
+        build({"inner": {"maxSize": 10, "words": [1]}, "perhaps": 7}, Outer)
+    assert caught.value.fields == (
+        "inner.maxSize: expected a whole number from 1 to 9, got 10",
+        "inner.words: expected an array of text, got an array",
+        "perhaps: expected an object, got 7",
+    )

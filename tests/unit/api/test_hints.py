@@ -82,3 +82,11 @@ def test_silence_after_connecting_and_sound_only() -> None:
         "sound only: there is no picture to show; send a video track if that is not intended",
         "pcm_alaw sound plays in few browsers: set AAC or Opus",
     ]
+
+
+def test_what_the_stream_does_not_allow_is_told_in_its_own_words() -> None:
+    note = "this stream takes sound only: the picture that comes is left out"
+    assert said(health=Health(notes={"audio-only": note}, drops={"audio-only": 300})) == [note], "and not as a fault"
+    assert said(health=Health(notes={"audio-only": note}, drops={"audio-only": 300, "undecodable": 2}))[1] == (
+        "2 packets were dropped (undecodable)"
+    )

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from medianode.auth import FailedLogins
+from medianode.control.broadcasts import Broadcasts
 from medianode.control.gatekeeper import HouseGatekeeper
 from medianode.control.ingresses import Ingresses
 from medianode.control.keys import Keys
+from medianode.control.links import Links
 from medianode.control.projects import Projects
 from medianode.events import Bus, Event
 from medianode.store.database import Database, open_database
@@ -36,7 +38,10 @@ class House:
         self.projects = Projects(self.db, self.bus)
         self.keys = Keys(self.db, self.bus)
         self.ingresses = Ingresses(self.db, self.bus, rooms=20)
-        self.gate = HouseGatekeeper(self.projects, self.keys, self.ingresses, FailedLogins(self.failures), hold=15.0)
+        self.broadcasts = Broadcasts(self.db, self.bus)
+        self.links = Links(self.db, self.bus, most=50)
+        failed = FailedLogins(self.failures)
+        self.gate = HouseGatekeeper(self.projects, self.keys, self.ingresses, self.broadcasts, self.links, failed, hold=15.0)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from samples import grant
 
+from medianode.auth import ReadGrant
 from medianode.config import Limits
 from medianode.egress.rtmp_play import RtmpPlayDesk, RtmpPlayer
 from medianode.errors import LimitExceeded
@@ -15,6 +16,7 @@ from medianode.media.packet import Packet
 from medianode.media.track import Codec, Track
 from medianode.protocols.reader import StreamReader
 from medianode.protocols.rtmp.chunk import ChunkReader, Message
+from medianode.routing.audience import Audience
 from medianode.routing.publication import Publication
 from medianode.routing.registry import Registry
 from medianode.routing.room import Room
@@ -68,7 +70,7 @@ async def live(registry: Registry) -> tuple[Room, Publication]:
 
 @pytest.fixture
 def desk() -> RtmpPlayDesk:
-    return RtmpPlayDesk(max_unsent=1000, viewers_per_room=2)
+    return RtmpPlayDesk(1000, Audience(2, lambda: ()))
 
 
 def write(publication: Publication, number: int, *, key: bool = False) -> None:
@@ -79,7 +81,8 @@ def write(publication: Publication, number: int, *, key: bool = False) -> None:
 def join(desk: RtmpPlayDesk, room: Room, stream_id: int = 1) -> tuple[RtmpPlayer, Wire, list[str]]:
     wire: Any = Wire()
     ended: list[str] = []
-    return desk.play(room, stream_id, wire, ended.append), wire, ended
+    leave = ReadGrant(project_id="p", slug="live", room="live-a")
+    return desk.play(room, leave, stream_id, wire, ended.append), wire, ended
 
 
 async def test_a_player_gets_metadata_headers_and_the_gop(desk: RtmpPlayDesk, live: tuple[Room, Publication]) -> None:
@@ -141,3 +144,13 @@ async def test_the_end_is_told_and_viewers_are_counted_down(desk: RtmpPlayDesk, 
     assert room.viewers["rtmp"] == 1
     room.end(publication, "ingress-deleted", final=True)
     assert (left, stayed) == ([], ["stream-ended"])
+
+
+async def test_a_player_whose_leave_ends_is_told(live: tuple[Room, Publication]) -> None:
+    audience = Audience(2, lambda: ())
+    room, _ = live
+    player, _, ended = join(RtmpPlayDesk(1000, audience), room)
+    audience.end_project("p")
+    assert (ended, room.viewers["rtmp"]) == (["project-deleted"], 1)
+    player.close()
+    assert room.viewers["rtmp"] == 0

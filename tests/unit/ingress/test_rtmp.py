@@ -137,9 +137,9 @@ def bugs(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
 
 @pytest.fixture
 async def door(bugs: list[BaseException]) -> AsyncIterator[RtmpDoor]:
-    config = Config(limits=Limits(), rtmp=msgspec.structs.replace(Config().rtmp, read_interval=0.0))
+    config = Config(limits=Limits(viewers_per_room=10), rtmp=msgspec.structs.replace(Config().rtmp, read_interval=0.0))
     registry = Registry(Bus(), config.limits)
-    desk = RtmpPlayDesk(1 << 20, 10)
+    desk = RtmpPlayDesk(1 << 20, registry.audience)
     door = RtmpDoor(config, registry, Keys(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), desk)  # type: ignore[arg-type]  # a fake
     async with door.tasks:
         yield door
@@ -323,9 +323,9 @@ async def test_a_publisher_rests_less_while_somebody_watches_in_real_time(bugs: 
         def on_end(self, cause: str) -> None: ...
 
     settings = msgspec.structs.replace(Config().rtmp, read_interval=0.5, realtime_read_interval=0.04)
-    config = Config(limits=Limits(), rtmp=settings)
+    config = Config(limits=Limits(viewers_per_room=10), rtmp=settings)
     registry = Registry(Bus(), config.limits)
-    door = RtmpDoor(config, registry, Keys(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), RtmpPlayDesk(1 << 20, 10))  # type: ignore[arg-type]  # a fake
+    door = RtmpDoor(config, registry, Keys(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), RtmpPlayDesk(1 << 20, registry.audience))  # type: ignore[arg-type]  # a fake
     async with door.tasks:
         peer = Peer(door)
         peer.send(create(), publish("a"))
@@ -358,9 +358,9 @@ class Wired(Transport):
 
 async def test_a_resting_publisher_is_read_without_its_transport(bugs: list[BaseException]) -> None:
     """The end of the stream, and a stream that is given back, are the transport's again."""
-    config = Config(limits=Limits(), rtmp=msgspec.structs.replace(Config().rtmp, read_interval=0.01))
+    config = Config(limits=Limits(viewers_per_room=10), rtmp=msgspec.structs.replace(Config().rtmp, read_interval=0.01))
     registry = Registry(Bus(), config.limits)
-    door = RtmpDoor(config, registry, Keys(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), RtmpPlayDesk(1 << 20, 10))  # type: ignore[arg-type]  # a fake
+    door = RtmpDoor(config, registry, Keys(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), RtmpPlayDesk(1 << 20, registry.audience))  # type: ignore[arg-type]  # a fake
     ours, theirs = socket.socketpair()
     async with door.tasks:
         with ours, theirs:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import os
 import sqlite3
 import stat
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import insert, text, update
+from sqlalchemy import insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from medianode.errors import ConfigError, Conflict, StorageError
@@ -75,6 +77,27 @@ async def test_writers_at_once_all_get_through(database: Database) -> None:
     await asyncio.gather(*(add(i) for i in range(20)))
     async with database.read() as tx:
         assert await settings.get(tx, "count") == "20"
+
+
+async def test_a_write_cancelled_at_any_instant_leaves_no_lock(database: Database) -> None:
+    gc.disable()  # it used to open the lock again, some time
+    try:
+        for turns in range(120):
+            writing = asyncio.ensure_future(_read_and_write(database))
+            for _ in range(turns % 60):
+                await asyncio.sleep(0)
+            writing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await writing
+            await _read_and_write(database)  # raises storage-locked
+    finally:
+        gc.enable()
+
+
+async def _read_and_write(database: Database) -> None:
+    async with database.write() as tx:
+        await tx.scalar(select(schema.settings.c.key))
+        await settings.put(tx, "a", "b")
 
 
 async def test_a_newer_schema_is_refused(database_url: str, tmp_path: Path) -> None:

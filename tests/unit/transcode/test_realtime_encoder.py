@@ -93,3 +93,25 @@ def test_a_reordered_picture_is_as_old_as_its_own_packet(clip_of: Callable[..., 
     stage.close()
     assert len(out) > 50
     assert all(made.received_at == arrived[made.pts] for made in out)
+
+
+def test_key_frames_are_those_of_the_source_where_it_is_only_made_smaller(clip_of: Callable[..., Any]) -> None:
+    clip = clip_of("h264")
+    stage = H264Stage(clip.tracks[0], SETTINGS, Tally(), max_height=120)
+    keys = [packet.pts for packet in clip.video if packet.keyframe]
+    late = [packet.pts for packet in clip.video if packet.pts >= keys[1]][:1]
+    out: list[Any] = []
+    for packet in clip.video:
+        stale = packet.pts in late
+        out += stage.push(packet._replace(received_at=clock.now() - (10.0 if stale else 0.0)), not stale)
+    stage.close()
+    assert (out[0].track.width, out[0].track.height) == (160, 120)
+    made = [packet.pts for packet in out if packet.keyframe]
+    assert made[0] == keys[0]
+    assert len(made) == len(keys)
+
+
+def test_a_camera_that_is_made_smaller_has_key_frames_at_an_interval(jpegs: Callable[..., list[bytes]]) -> None:
+    stage = H264Stage(CAMERA, SETTINGS, Tally(), max_height=120)
+    made = feed(stage, jpegs(count=40))
+    assert [packet.pts for packet in made if packet.keyframe] == [0, 180_000]

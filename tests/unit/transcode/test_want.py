@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from medianode.media.track import Codec, Track
-from medianode.transcode.want import COPY, Plan, Want, reordering
+from medianode.transcode.want import COPY, Plan, Want, fit, reordering
 
 REALTIME, H264 = Want("realtime", "opus"), Want("realtime-h264", "opus")
 SOUND = Track(9, Codec.AAC, 48_000, sample_rate=48_000, channels=2)
@@ -95,3 +96,34 @@ def test_h264_that_browsers_cannot_decode_is_encoded_anew(make_clip: Callable[..
 def test_a_configuration_that_cannot_be_read_promises_nothing() -> None:
     assert reordering(video(Codec.H264, config=b"\x01garbage")) == (False, "")
     assert reordering(video(Codec.HEVC)) == (False, "")
+
+
+@pytest.mark.parametrize(
+    ("size", "lines", "fitted"),
+    [
+        ((1920, 1080), 720, (1280, 720)),
+        ((1920, 1080), 480, (854, 480)),
+        ((1080, 1920), 720, (720, 1280)),
+        ((1920, 1080), 1080, (1920, 1080)),
+        ((640, 360), 720, (640, 360)),
+        ((2560, 1080), 1080, (2560, 1080)),
+        ((3440, 1441), 720, (1718, 720)),
+        ((4000, 722), 721, (3994, 722)),
+        ((1921, 1079), 0, (1921, 1079)),
+        ((0, 0), 720, (0, 0)),
+    ],
+)
+def test_the_shorter_side_is_fitted(size: tuple[int, int], lines: int, fitted: tuple[int, int]) -> None:
+    assert fit(*size, lines) == fitted
+
+
+def test_pictures_over_the_limit_become_smaller_and_the_rest_passes() -> None:
+    want = Want(max_height=480)
+    tall, fits = replace(video(Codec.VP8, 0), width=1280, height=720), video(Codec.VP8, 4)
+    high, low = replace(tall, id=6, layer="h"), replace(fits, id=8, layer="l")
+    assert want.plan(tall) == Plan(Codec.H264, "scaled: 720 lines, the stream allows 480")
+    assert want.plan(fits) == want.plan(SOUND) == Plan(None, COPY)
+    assert want.select((tall, SOUND, high, low)) == (tall, SOUND, low), "a layer over it is left out"
+    assert want.foreseen((tall, SOUND)) == (Track(0, Codec.H264, 90_000, b"", 854, 480), SOUND)
+    assert want.foreseen((fits, SOUND)) == (fits, SOUND)
+    assert Want().plan(tall) == Plan(None, COPY)

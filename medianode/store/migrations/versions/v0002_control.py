@@ -24,6 +24,9 @@ def upgrade() -> None:
         keys.create_unique_constraint("uq_api_keys_previous_hash", ["previous_hash"])
     op.add_column("ingresses", sa.Column("disabled_at", sa.Double, nullable=True))
     op.add_column("ingresses", sa.Column("node_id", sa.String(32), nullable=True))
+    op.add_column("ingresses", sa.Column("door", sa.String(16), nullable=True))
+    op.add_column("ingresses", sa.Column("lost_at", sa.Double, nullable=True))
+    op.add_column("ingresses", sa.Column("tracks", sa.JSON, nullable=True))
     _create()
 
 
@@ -35,6 +38,21 @@ def _create() -> None:
         sa.Column("seen_at", sa.Double, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_nodes"),
     )
+    op.create_table(
+        "presences",
+        sa.Column("node_id", sa.String(32), nullable=False),
+        sa.Column("project_id", sa.String(32), nullable=False),
+        sa.Column("room", sa.String(120), nullable=False),
+        sa.Column("identity", sa.String(128), nullable=False),
+        sa.Column("name", sa.String(200), nullable=False),
+        sa.Column("door", sa.String(16), nullable=False),
+        sa.Column("started_at", sa.Double, nullable=True),
+        sa.Column("lost_at", sa.Double, nullable=True),
+        sa.Column("tracks", sa.JSON, nullable=True),
+        sa.PrimaryKeyConstraint("node_id", "project_id", "room", "identity", name="pk_presences"),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name="fk_presences_project_id_projects", ondelete="CASCADE"),
+    )
+    op.create_index("ix_presences_project_id", "presences", ["project_id"])
     op.create_table(
         "live_streams",
         sa.Column("ingress_id", sa.String(32), nullable=False),
@@ -88,6 +106,7 @@ def _create() -> None:
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("error_code", sa.String(64), nullable=False),
         sa.Column("error_message", sa.Text, nullable=False),
+        sa.Column("node_id", sa.String(32), nullable=True),
         sa.Column("created_at", sa.Double, nullable=False),
         sa.Column("updated_at", sa.Double, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_push_targets"),
@@ -166,6 +185,7 @@ def _create() -> None:
         sa.Column("type", sa.String(64), nullable=False),
         sa.Column("at", sa.Double, nullable=False),
         sa.Column("data", sa.JSON, nullable=False),
+        sa.Column("origin", sa.String(32), nullable=False),
         sa.PrimaryKeyConstraint("cursor", name="pk_events"),
         sa.UniqueConstraint("id", name="uq_events_id"),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name="fk_events_project_id_projects", ondelete="CASCADE"),
@@ -189,6 +209,7 @@ def _create() -> None:
         sa.Column("error", sa.Text, nullable=False),
         sa.Column("created_at", sa.Double, nullable=False),
         sa.Column("done_at", sa.Double, nullable=True),
+        sa.Column("replay_of", sa.BigInteger, nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_deliveries"),
         sa.ForeignKeyConstraint(
             ["endpoint_id"], ["webhook_endpoints.id"], name="fk_deliveries_endpoint_id_webhook_endpoints", ondelete="CASCADE"
@@ -199,6 +220,10 @@ def _create() -> None:
     op.create_index("ix_deliveries_endpoint_id_id", "deliveries", ["endpoint_id", "id"])
     op.create_index("ix_deliveries_endpoint_id_stream_state_id", "deliveries", ["endpoint_id", "stream", "state", "id"])
     op.create_index("ix_deliveries_project_id_id", "deliveries", ["project_id", "id"])
+    replayed = sa.text("replay_of IS NOT NULL")
+    pending = sa.text("state = 'pending'")
+    op.create_index("ix_deliveries_pending", "deliveries", ["created_at"], sqlite_where=pending, postgresql_where=pending)
+    op.create_index("ix_deliveries_replay_of", "deliveries", ["replay_of"], sqlite_where=replayed, postgresql_where=replayed)
     op.create_table(
         "delivery_lanes",
         sa.Column("endpoint_id", sa.String(32), nullable=False),
@@ -214,6 +239,7 @@ def _create() -> None:
     )
     op.create_index("ix_delivery_lanes_endpoint_id_next_at", "delivery_lanes", ["endpoint_id", "next_at"])
     op.create_index("ix_delivery_lanes_next_at", "delivery_lanes", ["next_at"])
+    op.create_index("ix_delivery_lanes_owner", "delivery_lanes", ["owner"])
     op.create_table(
         "delivery_attempts",
         sa.Column("id", SERIAL, nullable=False),
@@ -244,10 +270,14 @@ def downgrade() -> None:
         "signing_keys",
         "playback_ids",
         "live_streams",
+        "presences",
         "nodes",
     ):
         op.drop_table(table)
     with op.batch_alter_table("ingresses") as ingresses:
+        ingresses.drop_column("tracks")
+        ingresses.drop_column("lost_at")
+        ingresses.drop_column("door")
         ingresses.drop_column("node_id")
         ingresses.drop_column("disabled_at")
     with op.batch_alter_table("api_keys") as keys:

@@ -6,6 +6,7 @@ from medianode.errors import PeerError
 from medianode.media.track import Kind
 from medianode.protocols.amf import EcmaArray, encode_amf0
 from medianode.protocols.rtmp import (
+    Acknowledged,
     ClientConnection,
     Connect,
     Connected,
@@ -117,6 +118,40 @@ def test_refused(what: str, code: str) -> None:
     (rejected,) = pair.run().client_events[1:]
     assert isinstance(rejected, Rejected)
     assert rejected.code == code
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_acknowledgements_are_asked_for_and_counted_beyond_32_bits(step: int) -> None:
+    pair = Pair(step, window=4000).run()
+    assert pair.client_events[0].fourcc >= {"hvc1", "av01", "Opus"}
+    pair.client.publish("key")
+    pair.run()
+    before = len(pair.client_events)
+    pair.client.send_media(Kind.VIDEO, 0, bytes(9000))
+    counts = [event.nbytes for event in pair.run().client_events[before:] if isinstance(event, Acknowledged)]
+    assert counts
+    assert counts == sorted(counts)
+    assert 9000 < counts[-1] + 4000 <= pair.server.bytes_received + 4000
+
+
+def test_a_count_that_wraps_goes_on_and_one_that_goes_back_is_left_out() -> None:
+    client = ClientConnection("live", "rtmp://host/live", random=bytes)
+    client.receive_data(b"\x03" + bytes(3072))
+    for count in (0x7000_0000, 0xE000_0000, 0xD000_0000, 0x1000_0000):
+        client.receive_data(chunk_message(2, 3, 0, 0, count.to_bytes(4, "big"), 128))
+    client.receive_data(chunk_message(2, 3, 0, 0, b"", 128))
+    assert [event.nbytes for event in client.events()] == [0x7000_0000, 0xE000_0000, 0x1_1000_0000]
+
+
+@pytest.mark.parametrize("where", [0, 1])
+def test_what_a_server_says_it_takes_of_enhanced_rtmp(where: int) -> None:
+    client = ClientConnection("live", "rtmp://host/live", random=bytes)
+    client.receive_data(b"\x03" + bytes(3072))
+    told = {"fourCcList": ["av01", 7], "videoFourCcInfoMap": {"hvc1": 1}, "audioFourCcInfoMap": None}
+    answer = encode_amf0("_result", 1, *([told, {}] if where == 0 else [None, told]))
+    client.receive_data(chunk_message(3, 20, 0, 0, answer, 128))
+    (connected,) = client.events()
+    assert connected.fourcc == {"av01", "hvc1"}
 
 
 def test_a_hostile_server_gives_only_a_peer_error_once() -> None:

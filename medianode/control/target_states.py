@@ -1,0 +1,147 @@
+"""How simulcast targets fare, written down as it changes: the newest state of each and every fact, together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+from medianode import clock
+from medianode.control.ledger import LOST
+from medianode.control.targets import target_fact
+from medianode.errors import StorageError
+from medianode.events import Bus, TargetStateChanged
+from medianode.store import outbox
+from medianode.store import targets as table
+from medianode.store.database import Database, Transaction
+from medianode.tasks import guard
+from medianode.webhooks.facts import Fact
+from medianode.webhooks.outbox import announce
+
+RETRY = 1.0
+LOOK = 60.0
+"""Seconds between looks for targets of nodes that are gone."""
+GROUP = 256
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    event: TargetStateChanged
+    at: float
+    fact_id: str = field(default_factory=lambda: str(uuid4()))
+
+
+class TargetStates:
+    """Listens on the bus from the start on; `serve` writes. `bound`: limits.unwritten_facts; beyond it the oldest are lost, and counted."""
+
+    def __init__(self, db: Database, bus: Bus, node_id: str, bound: int) -> None:
+        self._db = db
+        self._node_id = node_id
+        self._bound = bound
+        self._changes: deque[_Change] = deque()
+        self._wake = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._in_doubt = False
+        self._told_at = 0.0
+        bus.subscribe(TargetStateChanged, self._changed)
+
+    def __len__(self) -> int:
+        """Changes that are not written yet."""
+        return len(self._changes)
+
+    async def recover(self, *, restarted: bool = True) -> int:
+        """At start: what a crash left sending is idle. Returns how many. Raises StorageError."""
+        async with self._db.write() as tx:
+            found = await table.orphans(tx, self._node_id, restarted=restarted)
+            for target in found:
+                await table.set_state(tx, target.id, "idle")
+                await announce(tx, target_fact("target.idle", target, clock.wallclock(), code="node-restarted"))
+        return len(found)
+
+    async def serve(self) -> None:
+        """Write as things change, runs until cancelled, and then writes the last. A database that is away is tried again each second."""
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(LOOK):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+                idle = not self._wake.is_set()
+                self._wake.clear()
+                try:
+                    await (self.recover(restarted=False) if idle else self.write())
+                except StorageError as e:
+                    log.warning("states of simulcast targets not written: %s: %s", e.code, e)
+                    await asyncio.sleep(RETRY)
+                    self._wake.set()
+        finally:
+            try:
+                await self.write()
+            except StorageError as e:
+                log.error("the last states of simulcast targets are not written: %s: %s", e.code, e)
+
+    async def write(self) -> None:
+        """What is not written yet, oldest first. Raises StorageError; the rest is then still to be written."""
+        async with self._turn:
+            while self._changes:
+                group = [self._changes.popleft() for _ in range(min(GROUP, len(self._changes)))]
+                with ExitStack() as unless_done:
+                    unless_done.callback(self._put_back, group)
+                    await self._write_group(group)
+                    unless_done.pop_all()
+                self._in_doubt = False
+
+    async def _write_group(self, group: list[_Change]) -> None:
+        """In one transaction. Where that is refused, or our bug breaks it, one by one: only what cannot be written is lost."""
+        refused = await guard("target-states", self._write_together(group))
+        if isinstance(refused, StorageError):
+            raise refused
+        if refused is not None and len(group) > 1:
+            for change in group:
+                await self._write_group([change])
+        elif refused is not None:
+            self._lose(f"{type(refused).__name__}: {refused}")
+
+    async def _write_together(self, group: list[_Change]) -> None:
+        async with self._db.write() as tx:
+            known = await outbox.known(tx, [change.fact_id for change in group]) if self._in_doubt else frozenset()
+            for change in group:
+                if change.fact_id not in known:
+                    await self._write(tx, change)
+
+    async def _write(self, tx: Transaction, change: _Change) -> None:
+        event = change.event
+        node_id = None if event.state == "idle" else self._node_id
+        if not await table.set_state(tx, event.target_id, event.state, event.code, event.message, node_id=node_id):
+            return  # deleted: who did so has told it
+        target = await table.find(tx, event.target_id)
+        assert target is not None
+        fact = target_fact(
+            f"target.{event.state}", target, change.at, host=event.host, code=event.code, message=event.message, bitrate=event.bitrate
+        )
+        await announce(
+            tx, Fact(type=fact.type, project_id=fact.project_id, stream=fact.stream, at=fact.at, data=fact.data, id=change.fact_id)
+        )
+
+    def _put_back(self, group: list[_Change]) -> None:
+        self._changes.extendleft(reversed(group))
+        self._in_doubt = True  # a connection that broke at the commit: it may be written
+
+    def _changed(self, event: TargetStateChanged) -> None:
+        self._changes.append(_Change(event, clock.wallclock()))
+        self._wake.set()
+        if len(self._changes) > self._bound:
+            self._changes.popleft()
+            self._lose(f"the database is away and limits.unwritten_facts is {self._bound}")
+
+    def _lose(self, why: str) -> None:
+        LOST.labels().value += 1
+        if clock.now() - self._told_at >= 1.0:
+            self._told_at = clock.now()
+            log.error("facts of simulcast targets are lost: %s", why)

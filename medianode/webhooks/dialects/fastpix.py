@@ -1,0 +1,156 @@
+"""FastPix's `video.live_stream.*` (its document on live streams), of live streams only.
+
+Profile `seed` is that document to the letter: keys, their order, nulls. Profile `2026` is what the vendor sends today (contracts 3.1):
+`workspace`, no nulls, a `status`, the stream as its API shows it, other names for simulcast and assets, `preparing` after `connected`.
+
+A failed session is `idle`: there is no other word. `recording` and `asset.created` (the recorder's) are emitted by nobody before issue 5.
+A target's stream key is shown by its last four characters, in profile `2026`; the seed's payloads show no targets.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import msgspec
+
+from medianode import clock
+from medianode.store.ingresses import Ingress
+from medianode.store.live_streams import LiveStream
+from medianode.store.targets import PushTarget
+from medianode.webhooks.facts import TEST, Fact
+from medianode.webhooks.subject import Subject
+
+_STREAM = {
+    "ingress.created": ("created",),
+    "ingress.connected": ("connected",),
+    "ingress.recording": ("recording",),
+    "ingress.active": ("active",),
+    "ingress.disconnected": ("disconnected",),
+    "ingress.idle": ("idle",),
+    "ingress.failed": ("idle",),
+    "ingress.updated": ("updated",),
+    "ingress.enabled": ("enabled",),
+    "ingress.disabled": ("disabled",),
+    "ingress.deleted": ("deleted",),
+}
+_PREPARING = {"ingress.connected": ("connected", "preparing")}
+_TARGET = ("created", "starting", "broadcasting", "deleted")
+_ASSET = {"seed": "video.asset.created", "2026": "video.media.created"}
+_STATUS = {
+    "ingress.connected": "preparing",
+    "ingress.recording": "preparing",
+    "ingress.active": "active",
+    "ingress.disconnected": "preparing",
+    "ingress.idle": "idle",
+    "ingress.failed": "idle",
+    "asset.created": "idle",
+}
+_STATES = {"BUFFERING": "preparing", "ACTIVE": "active"}
+
+
+def names(profile: str) -> tuple[str, ...]:
+    """In the order of the vendor's document."""
+    words = ["created", "connected", "recording", "active", "disconnected", "idle", "updated", "enabled", "disabled", "deleted"]
+    if profile == "2026":
+        words.insert(2, "preparing")
+    simulcast = ("simulcast", *_TARGET) if profile == "seed" else ("simulcast_target", *_TARGET[:3], "updated", _TARGET[3])
+    targets = [f"video.live_stream.{simulcast[0]}.{word}" for word in simulcast[1:]]
+    return (*(f"video.live_stream.{word}" for word in words), _ASSET[profile], *targets)
+
+
+def messages(fact: Fact, subject: Subject, profile: str) -> list[tuple[str, bytes]]:
+    if fact.type == TEST:
+        return [_enveloped(TEST, "webhook", str(fact.data.get("endpointId", "")), fact, subject, dict(fact.data), profile, 0)]
+    row, stream = subject.ingress, subject.live_stream
+    if row is None or stream is None:
+        return []
+    data = _seed_stream(fact, row, stream, subject) if profile == "seed" else _stream(fact, row, stream, subject)
+    return [_enveloped(name, "live", row.id, fact, subject, data, profile, number) for number, name in enumerate(_names_of(fact, profile))]
+
+
+def _names_of(fact: Fact, profile: str) -> list[str]:
+    if fact.type == "asset.created":
+        return [_ASSET[profile]]
+    family, _, word = fact.type.partition(".")
+    if family == "target":
+        name = f"video.live_stream.{'simulcast' if profile == 'seed' else 'simulcast_target'}.{word}"
+        return [name] if name in names(profile) else []
+    words = _STREAM.get(fact.type, ()) if profile == "seed" else _PREPARING.get(fact.type, _STREAM.get(fact.type, ()))
+    return [f"video.live_stream.{word}" for word in words]
+
+
+def _status(fact: Fact, row: Ingress) -> str:
+    """Of the moment that the fact tells of: its row may have gone on since."""
+    known = _STATUS.get(fact.type) or _STATES.get(row.state, "idle")
+    if fact.type == "ingress.disabled" or (known == "idle" and row.disabled_at is not None):
+        return "disabled"
+    return known
+
+
+def _playback(subject: Subject) -> list[dict[str, str]]:
+    return [{"id": playback.id, "accessPolicy": playback.access_policy} for playback in subject.playback_ids]
+
+
+def _seed_stream(fact: Fact, row: Ingress, stream: LiveStream, subject: Subject) -> dict[str, Any]:
+    return {
+        "test": stream.test,
+        "streamId": row.id,
+        "status": _status(fact, row),
+        "audioOnly": stream.audio_only,
+        "streamKey": row.stream_key,
+        "maxResolution": stream.max_resolution,
+        "createdAt": clock.iso(row.created_at, 6),
+        "reconnectWindow": round(stream.reconnect_window),
+        "latencyMode": stream.latency_mode,
+        "maxDuration": round(stream.max_duration),
+        "playbackId": _playback(subject),
+    }
+
+
+def _stream(fact: Fact, row: Ingress, stream: LiveStream, subject: Subject) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "streamId": row.id,
+        "streamKey": row.stream_key,
+        "srtSecret": stream.srt_secret,
+        "trial": False,
+        "test": stream.test,
+        "status": _status(fact, row),
+        "audioOnly": stream.audio_only,
+        "maxResolution": stream.max_resolution,
+        "maxDuration": round(stream.max_duration),
+        "createdAt": clock.iso(row.created_at, 6),
+        "reconnectWindow": round(stream.reconnect_window),
+        "enableRecording": stream.enable_recording,
+        "enableDvrMode": stream.enable_dvr,
+        "mediaPolicy": stream.media_policy,
+        "metadata": dict(stream.metadata),
+        "lowLatency": stream.latency_mode == "low",
+        "playbackIds": _playback(subject),
+        "simulcastResponses": [_target(target) for target in subject.targets],
+    }
+    if subject.target is not None:
+        data["simulcast"] = _target(subject.target)
+    return data
+
+
+def _target(target: PushTarget) -> dict[str, Any]:
+    key = target.stream_key or ""
+    return {"simulcastId": target.id, "url": target.url, "streamKey": f"…{key[-4:]}" if len(key) > 8 else "…", "isEnabled": target.enabled}
+
+
+def _enveloped(
+    name: str, kind: str, object_id: str, fact: Fact, subject: Subject, data: dict[str, Any], profile: str, number: int
+) -> tuple[str, bytes]:
+    event_id = str(uuid.uuid5(uuid.UUID(fact.id), f"{name}/{number}")) if number else fact.id
+    environment = {"name": subject.project.name, "id": subject.project.id}
+    head: dict[str, Any] = {"type": name}
+    about = {"object": {"type": kind, "id": object_id}, "id": event_id}
+    at = clock.iso(fact.at, 6)
+    if profile == "seed":
+        tail: dict[str, Any] = {"createdAt": at, "attempts": [], "accessor_source": None, "accessor": None}
+        body = {**head, "request_id": None, **about, "environment": environment, "data": data, **tail}
+    else:
+        status = "_".join(name.split(".")[1:])
+        body = {**head, **about, "workspace": environment, "status": status, "data": data, "createdAt": at, "attempts": []}
+    return name, msgspec.json.encode(body)

@@ -1,0 +1,101 @@
+"""StreamHub's callbacks (contracts 2.5): `{id, event, app, room, ts, timestamp, data}`, `ts` and `timestamp` the same RFC 3339 instant.
+
+`data` is flat. One fact is often several events, each with an `id` of its own; repetitions of an event have the same one. `streamId` is the
+ingress's id, or `room/identity` of who publishes without one. A loss within the hold window only unpublishes the tracks: the participant
+stays, and so do stream and ingress.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import msgspec
+
+from medianode import clock
+from medianode.webhooks.facts import TEST, Fact
+from medianode.webhooks.subject import Subject
+
+NAMES = (
+    "room_started",
+    "room_finished",
+    "participant_joined",
+    "participant_left",
+    "track_published",
+    "track_unpublished",
+    "ingress_started",
+    "ingress_ended",
+    "stream_started",
+    "stream_ended",
+    "hls_started",
+    "hls_stopped",
+)
+TEST_NAME = "webhook_test"
+_TYPES = {"rtmp": "rtmp", "whip": "whip", "url": "rtsp", "ws-mjpeg": "ws-mjpeg", "any": "rtmp"}
+
+Told = tuple[str, dict[str, Any]]
+
+
+def messages(fact: Fact, subject: Subject, profile: str) -> list[tuple[str, bytes]]:
+    app = subject.project.slug
+    if fact.type == TEST:
+        return [_enveloped(TEST_NAME, app, fact, dict(fact.data), 0)]
+    family, _, word = fact.type.partition(".")
+    if family == "room":
+        told = _room(word, app, fact.data)
+    elif family in ("ingress", "publisher"):
+        told = _session(word, fact.data)
+    else:
+        return []
+    return [_enveloped(name, app, fact, data, number) for number, (name, data) in enumerate(told)]
+
+
+def _room(word: str, app: str, data: Any) -> list[Told]:
+    room = data["room"]
+    hls = {"room": room, "playlistUrl": f"/hls/{app}/{room}/index.m3u8"}
+    if word == "live":
+        return [("room_started", {"room": room}), *([("hls_started", hls)] if data.get("hls") else [])]
+    return [*([("hls_stopped", hls)] if data.get("hls") else []), ("room_finished", {"room": room})]
+
+
+def _session(word: str, data: Any) -> list[Told]:
+    """Nested as a receiver sees it: ingress, participant, stream, tracks; and the other way round at the end."""
+    who: dict[str, Any] = {"room": data["room"], "participant": data["identity"]}
+    ingress = data.get("ingressId")
+    through = {**who, "ingress": ingress} if ingress else who
+    stream = {"streamId": ingress or f"{data['room']}/{data['identity']}", **through}
+    kind = _TYPES.get(data.get("door") or data.get("kind", ""), "rtmp")
+    tracks = [{**through, "track": track["kind"], "codec": track["codec"]} for track in data.get("tracks", ())]
+    if word == "connected":
+        if data.get("resumed"):
+            return []
+        joined = ("participant_joined", {**through, "name": data["name"]})
+        return [("ingress_started", {**through, "type": kind}), joined] if ingress else [joined]
+    if word == "active":
+        started = [] if data.get("resumed") else [("stream_started", {**stream, "type": kind})]
+        return [*started, *(("track_published", track) for track in tracks)]
+    if word == "disconnected":
+        return [("track_unpublished", {**track, "reason": data.get("code", "")}) for track in tracks]
+    if word in ("idle", "failed"):
+        why: dict[str, Any] = {"reason": data.get("code", "")}
+        if word == "failed":
+            why["error"] = data.get("message") or data.get("code", "")
+        duration = float(data.get("duration") or 0.0)
+        seen = [("stream_ended", {**stream, "durationSec": round(duration), **why})] if duration else []
+        left = ("participant_left", {**through, **why})
+        return [*seen, left, ("ingress_ended", {**through, **why})] if ingress else [*seen, left]
+    return []
+
+
+def _enveloped(name: str, app: str, fact: Fact, data: dict[str, Any], number: int) -> tuple[str, bytes]:
+    at = clock.iso(fact.at)
+    body = {
+        "id": str(uuid.uuid5(uuid.UUID(fact.id), f"{name}/{number}")) if number else fact.id,
+        "event": name,
+        "app": app,
+        "room": data.get("room"),
+        "ts": at,
+        "timestamp": at,
+        "data": data,
+    }
+    return name, msgspec.json.encode(body)
