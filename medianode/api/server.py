@@ -45,7 +45,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Api:
     """Put `routes()` and `middleware` into the application. `ports`: where RTMP listens really. `more`: routes of what is made elsewhere.
 
-    The middleware speaks for `/v1`, `/ingress`, `/live/streams` and `/api/v1` only, unknown paths there included; all else passes untouched.
+    The middleware speaks for `/v1`, `/ingress`, `/live/streams` and `/api/v1` only, unknown paths there included; all else passes by.
     """
 
     def __init__(
