@@ -44,7 +44,7 @@ from medianode.egress.whep.door import WhepDoor
 from medianode.egress.whep.service import WhepService
 from medianode.egress.ws_live import LiveSocketDoor
 from medianode.errors import ConfigError, PeerGone, StorageError
-from medianode.events import Bus, IngressChanged, IngressDeleted, IngressDisabled
+from medianode.events import Bus, IngressChanged, IngressDeleted, IngressDisabled, IngressFinished
 from medianode.health import Health
 from medianode.ingress.rtmp import RtmpDoor
 from medianode.ingress.whip.door import WhipDoor
@@ -129,6 +129,7 @@ class Daemon:
             self.health.gatekeeper = control.gatekeeper
             self.bus.subscribe(IngressDeleted, self._ingress_deleted)
             self.bus.subscribe(IngressDisabled, self._ingress_disabled)
+            self.bus.subscribe(IngressFinished, self._ingress_finished)
             self.bus.subscribe(IngressChanged, self._ingress_changed)
 
             renditions = await stack.enter_async_context(Renditions(config.limits, config.mjpeg, config.hls))
@@ -150,7 +151,7 @@ class Daemon:
             for component in components:
                 app.add_routes(component.routes())
 
-            self.health.register_metrics(renditions)
+            self.health.register_metrics(renditions, pushing)
             notifier = Notifier()
             async with (
                 background(delivery.serve()),  # it ends last: what the others tell as they stop still goes out
@@ -188,7 +189,7 @@ class Daemon:
         ]
         whep = self.webrtc.whep if self.webrtc is not None else None
         who = (self.config, origin, control.gatekeeper, self.registry, projects, control.keys, control.ingresses, control.lives)
-        return Api(*who, ports, renditions, control.options, whep, more)
+        return Api(*who, control.audit, ports, renditions, control.options, whep, more)
 
     def _doors(self, gatekeeper: Gatekeeper, renditions: Renditions, certificate: Certificate, ports: Ports) -> tuple[Component, ...]:
         """All on the HTTP port but the API and HLS."""
@@ -233,6 +234,9 @@ class Daemon:
         why = PeerGone("the ingress was disabled", code="ingress-disabled")
         self.registry.disable_ingress(event.ingress_id, why)
         self._put_out(event, why)
+
+    def _ingress_finished(self, event: IngressFinished) -> None:
+        self.registry.kick_ingress(event.ingress_id, PeerGone("the live stream was finished", code="finished"))
 
     def _ingress_changed(self, event: IngressChanged) -> None:
         """Only a new stream key puts its encoder out; it is waited for, for it may come back with the new one."""

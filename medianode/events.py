@@ -64,6 +64,17 @@ class IngressDisabled(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class IngressFinished(Event):
+    """Its session is to end at once, without a hold; its encoder may begin another."""
+
+    ingress_id: str
+    project_id: str
+    kind: str
+    room: str
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
 class IngressChanged(Event):
     """What was remembered of it is old. `key_reset`: its encoder goes by a key that is no longer good, and is to be put out."""
 

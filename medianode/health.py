@@ -11,7 +11,8 @@ from aiohttp import web
 from medianode import clock, telemetry
 from medianode.auth import Gatekeeper, Permission
 from medianode.config import Config
-from medianode.errors import MedianodeError, StorageError
+from medianode.egress.push.service import PushService
+from medianode.errors import Forbidden, MedianodeError, StorageError
 from medianode.life import LoopLag, register_process_metrics
 from medianode.media.track import Track
 from medianode.origin import Origin, media_error
@@ -95,17 +96,19 @@ class Health:
         return web.json_response({"status": why or "ready"}, status=503 if why else 200, headers={"Cache-Control": "no-store"})
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        # Prometheus on the same machine needs no key; from elsewhere one with `live`: names of rooms and identities are in here
+        # Prometheus on the same machine needs no key, from elsewhere one to the whole node: rooms of all projects are in here
         source = self._origin.source(request)
         if source not in ("127.0.0.1", "::1") or "X-Forwarded-For" in request.headers:
             try:
                 assert self.gatekeeper is not None
-                await self.gatekeeper.control(request.headers.get("Authorization"), Permission.LIVE, source=source)
+                who = await self.gatekeeper.control(request.headers.get("Authorization"), Permission.LIVE, source=source)
+                if not who.node:
+                    raise Forbidden("metrics: expected a key to the whole node, not to one project")
             except MedianodeError as e:
                 return media_error(e, {})
         return web.Response(body=telemetry.exposition(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
-    def register_metrics(self, renditions: Renditions) -> None:
+    def register_metrics(self, renditions: Renditions, pushing: PushService) -> None:
         register_process_metrics()
         registry = self._registry
         telemetry.gauge(
@@ -114,6 +117,7 @@ class Health:
             "queue",
             read=lambda: [
                 (("renditions",), sum(r.queued for r in renditions.all)),
+                (("push",), pushing.queued),
                 (("readers",), sum(s.queued for p in registry.publications for s in p.sinks if isinstance(s, Subscription))),
             ],
         )

@@ -17,6 +17,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
+from aiohttp.abc import ResolveResult
+
 from medianode.errors import ConfigError, Forbidden, InvalidRequest, PeerError
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -47,6 +49,20 @@ class Place:
     host: str
     port: int
     addresses: tuple[str, ...]
+
+    def resolved(self) -> list[ResolveResult]:
+        """As a resolver of aiohttp tells it: the addresses as they stand, not to be looked up again."""
+        return [
+            ResolveResult(
+                hostname=self.host,
+                host=address,
+                port=self.port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for address in self.addresses
+        ]
 
 
 class Outbound:
@@ -112,9 +128,8 @@ class Outbound:
         if not found:
             raise PeerError(f"{host}: the name has no address", code="no-such-host")
         if not allowed:
-            raise Forbidden(
-                f"{host} is {', '.join(found[:3])}: a private or special address; outbound.allow may permit it", code="private-address"
-            )
+            # which one is not said: tenants would read the names of the inside with our resolver
+            raise Forbidden(f"{host}: a private or special address, and not in the node's outbound.allow", code="private-address")
         return Place(host, port, allowed)
 
     def allows(self, address: str) -> bool:

@@ -17,7 +17,7 @@ from medianode.auth import Gatekeeper, Permission, Principal
 from medianode.control.feed import EventFeed, Gap, Page, chosen_types
 from medianode.control.projects import Projects
 from medianode.errors import Forbidden, MedianodeError, NotFound, PeerGone, PeerTimeout, StorageError, TooManyRequests, Unauthorized
-from medianode.events import Bus, KeyRevoked
+from medianode.events import Bus, KeyRevoked, ProjectDeleted
 from medianode.origin import Origin
 from medianode.store.outbox import StoredEvent
 
@@ -25,6 +25,8 @@ HEARTBEAT = 15.0
 """Seconds of silence after which a comment keeps proxies and readers calm."""
 LOOK = 5.0
 """How often the key is looked at again: it may have expired."""
+UNSURE = 60.0
+"""How long a stream goes on whose key cannot be looked at, for its address has failed too often."""
 RETRY = 2000
 """Milliseconds after which a reader that lost us comes back."""
 BATCH = 200
@@ -88,7 +90,7 @@ class EventPage(msgspec.Struct):
 
 
 class EventsApi:
-    """`bound`: limits.event_streams."""
+    """`bound`: limits.event_streams. A project may open one more while more are free than it has: no tenant takes them all."""
 
     def __init__(self, feed: EventFeed, projects: Projects, gatekeeper: Gatekeeper, origin: Origin, bus: Bus, *, bound: int) -> None:
         self._feed = feed
@@ -98,6 +100,7 @@ class EventsApi:
         self._bound = bound
         self._streams: set[_Stream] = set()
         bus.subscribe(KeyRevoked, self._revoked)
+        bus.subscribe(ProjectDeleted, self._project_deleted)
         telemetry.gauge("medianode_event_streams", "Open readers of the events feed", read=lambda: [((), len(self._streams))])
 
     @property
@@ -146,10 +149,9 @@ class EventsApi:
     async def _stream(
         self, call: Call[Principal, Empty, Wanted], project_id: str | None, types: frozenset[str] | None, position: int, gap: Gap | None
     ) -> web.StreamResponse:
-        if len(self._streams) >= self._bound:
-            raise TooManyRequests(f"{self._bound} event streams are open, which is limits.event_streams", code="too-many-event-streams")
+        self._check_share(project_id)
         response = web.StreamResponse(headers=HEADERS)
-        stream = _Stream(call.request, response, call.who.key_id)
+        stream = _Stream(call, response, project_id)
         self._streams.add(stream)
         try:
             await response.prepare(call.request)
@@ -162,10 +164,24 @@ class EventsApi:
             stream.gone.set()
         return response
 
+    def _check_share(self, project_id: str | None) -> None:
+        """Raises TooManyRequests."""
+        free, own = self._bound - len(self._streams), sum(stream.project_id == project_id for stream in self._streams)
+        if free <= 0:
+            raise TooManyRequests(f"{self._bound} event streams are open, which is limits.event_streams", code="too-many-event-streams")
+        if own >= free:
+            whose = "this project" if project_id is not None else "the node's keys"
+            raise TooManyRequests(
+                f"{own} event streams of {whose} are open; the {free} that are left of limits.event_streams are kept for others",
+                code="too-many-event-streams",
+            )
+
     async def _run(self, stream: _Stream, project_id: str | None, types: frozenset[str] | None, position: int, gap: Gap | None) -> None:
         """Until the reader must leave. Raises ConnectionError, PeerTimeout."""
         await stream.write(f"retry: {RETRY}\n\n" + ("" if gap is None else _told("gap", {"after": gap.after, "oldest": gap.oldest})))
         while stream.over is None:
+            if stream.request.transport is None:
+                return  # the reader has left
             try:
                 await self._look_at_key(stream)
                 await asyncio.sleep(stream.read_at + max(PACE, PACE_EACH * len(self._streams)) - clock.now())
@@ -179,6 +195,7 @@ class EventsApi:
             except StorageError:
                 # the reader stays: what it was not told of yet comes when the database is back
                 await asyncio.sleep(1.0)
+                await self._beat(stream)
         await stream.write(_told("end", {"code": stream.over.code, "message": stream.over.message}))
 
     async def _wait(self, stream: _Stream, page: Page) -> None:
@@ -188,24 +205,30 @@ class EventsApi:
             async with asyncio.timeout(max(0.0, until - clock.now())):
                 await self._feed.news(page.position)
         except TimeoutError:
-            if clock.now() - stream.wrote_at >= HEARTBEAT:
-                await stream.write(f": {clock.iso(clock.wallclock(), 0)}\n\n")
+            await self._beat(stream)
+
+    async def _beat(self, stream: _Stream) -> None:
+        if clock.now() - stream.wrote_at >= HEARTBEAT:
+            await stream.write(f": {clock.iso(clock.wallclock(), 0)}\n\n")
 
     async def _look_at_key(self, stream: _Stream) -> None:
-        """Every so often: it may have expired, or another process has revoked it."""
+        """Every so often: it may have expired, or another process has revoked it or deleted the project."""
         if clock.now() - stream.looked_at < LOOK:
             return
         stream.looked_at = clock.now()
         request = stream.request
         project = request.headers.get("X-Project-Id", "").strip() or None
         try:
-            await self._gatekeeper.control(
+            who = await self._gatekeeper.control(
                 request.headers.get("Authorization"), Permission.LIVE, project, source=self._origin.source(request)
             )
+            await self._project_id(who, stream.app)
+            stream.good_at = clock.now()
         except (Unauthorized, Forbidden, NotFound) as e:
             stream.end(e)
-        except TooManyRequests:
-            return
+        except TooManyRequests as e:  # others fail behind its address; but who fails there all the time must not outlive its key so
+            if clock.now() - stream.good_at >= UNSURE:
+                stream.end(e)
 
     async def _project_id(self, who: Principal, app: str) -> str | None:
         """Whose events: the key's project, for one to the node that which is named, else all. Raises Forbidden, NotFound."""
@@ -223,16 +246,24 @@ class EventsApi:
                 stream.end(Unauthorized("this API key was revoked", code="key-revoked"))
         self._feed.wake()
 
+    def _project_deleted(self, event: ProjectDeleted) -> None:
+        for stream in tuple(self._streams):
+            if stream.project_id == event.project_id:
+                stream.end(NotFound(f"project {event.slug} was deleted", code="project-deleted"))
+        self._feed.wake()
+
 
 class _Stream:
-    """One reader. `over`: why it must end."""
+    """One reader. `project_id`: whose events, None for all. `over`: why it must end."""
 
-    def __init__(self, request: web.Request, response: web.StreamResponse, key_id: str) -> None:
-        self.request = request
-        self.key_id = key_id
+    def __init__(self, call: Call[Principal, Empty, Wanted], response: web.StreamResponse, project_id: str | None) -> None:
+        self.request = call.request
+        self.key_id = call.who.key_id
+        self.app = call.query.app
+        self.project_id = project_id
         self.over: MedianodeError | None = None
         self.gone = asyncio.Event()
-        self.wrote_at = self.looked_at = clock.now()
+        self.wrote_at = self.looked_at = self.good_at = clock.now()
         self.read_at = 0.0
         self._response = response
         self._writing = False

@@ -1,8 +1,13 @@
-"""Bodies and queries into msgspec structs. Every bad field is named, with what was expected and what came; unknown ones are dropped."""
+"""Bodies and queries into msgspec structs. Every bad field is named, with what was expected and what came.
+
+Unknown ones are refused by our own dialect; in the others, whose clients know fields that we do not, only those that look misspelt.
+"""
 
 from __future__ import annotations
 
+import difflib
 import functools
+import itertools
 import types
 import typing
 from collections.abc import Mapping
@@ -15,7 +20,11 @@ from medianode.errors import InvalidRequest
 
 T = TypeVar("T", bound=msgspec.Struct)
 MISSING = object()
-_SECRET = frozenset({"password", "streamKey", "key", "token", "secret"})
+_NEAR = 0.8
+"""Likeness (difflib's ratio) from which on an unknown name is a known one misspelt."""
+_UNKNOWN_READ = 32
+_SECRET = frozenset({"headers", "key", "password", "secret", "secretKey", "storage", "streamKey", "token"})
+"""Fields that are, or hold, what must not stand in an answer or a log."""
 
 # `(?!\n)$` and not `$`, which in Python also stands before a last newline, nor `\Z`, which readers of the schema do not know
 Text = Annotated[
@@ -37,16 +46,16 @@ OptionalIdentity = Annotated[
 ]
 
 
-def build(raw: object, model: type[T], *, what: str = "body", lax: bool = False) -> T:
+def build(raw: object, model: type[T], *, what: str = "body", lax: bool = False, strict: bool = False) -> T:
     """An instance of `model`. `lax` reads numbers and booleans from text (queries). null counts as absent where a default exists, but for
-    fields that know both None and UNSET.
+    fields that know both None and UNSET. `strict` refuses every unknown field; else those that look like a known one misspelt.
 
     Raises InvalidRequest with one sentence per bad field; one of a struct within has its path: `settings.window: expected …`.
     """
     if not isinstance(raw, Mapping):
         raise InvalidRequest(f"{what}: expected an object, got {got(raw)}")
     values: dict[str, Any] = {}
-    wrong: list[str] = []
+    wrong = _unknown(raw, [field.encode_name for field, _ in _fields(model)], strict)
     for field, info in _fields(model):
         value = raw.get(field.encode_name, MISSING)
         if value is None and not field.required:
@@ -60,7 +69,7 @@ def build(raw: object, model: type[T], *, what: str = "body", lax: bool = False)
             continue
         if isinstance(info, inspect.StructType) and isinstance(value, Mapping):
             try:
-                values[field.name] = build(value, info.cls, lax=lax)
+                values[field.name] = build(value, info.cls, lax=lax, strict=strict)
             except InvalidRequest as e:
                 wrong += [f"{field.encode_name}.{sentence}" for sentence in e.fields]
             continue
@@ -71,6 +80,19 @@ def build(raw: object, model: type[T], *, what: str = "body", lax: bool = False)
     if wrong:
         raise InvalidRequest("; ".join(wrong), fields=tuple(wrong))
     return model(**values)
+
+
+def _unknown(raw: Mapping[Any, object], known: list[str], strict: bool) -> list[str]:
+    """One sentence per field that is refused: one misspelt and passed over leaves a default in force, which may be the open one."""
+    wrong = []
+    for name in itertools.islice((name for name in raw if name not in known), _UNKNOWN_READ):
+        near = [n for n in difflib.get_close_matches(str(name)[:60], known, 1, _NEAR) if n not in raw]
+        if near:
+            wrong.append(f"{str(name)[:60]}: unknown field, did you mean {near[0]}?")
+        elif strict:
+            there = f"expected some of {', '.join(known)}" if known else "expected none"
+            wrong.append(f"{str(name)[:60]}: unknown field, {there}")
+    return wrong
 
 
 @functools.cache
@@ -122,7 +144,7 @@ def got(value: object, *, secret: bool = False) -> str:
         case bool():
             return "true" if value else "false"
         case int() | float():
-            return str(value)[:40]
+            return "a number" if secret else str(value)[:40]
         case str():
             return f"{len(value)} characters" if secret or len(value) > 60 else repr(value)
         case list():

@@ -43,6 +43,7 @@ class LinkUrls(msgspec.Struct):
     hls: str
     whep: str
     mjpeg: str
+    rtmp: str
 
 
 class LinkView(msgspec.Struct, rename="camel"):
@@ -146,11 +147,18 @@ class LinksApi:
         new, project = call.body, await self._projects.get(call.path("app"))
         made = await self._links.create(project, new.room, playback_id=new.playback_id, ttl=new.ttl, identity=new.identity)
         urls = Urls.of(self._origin, call.request, self._ports)
-        addresses = {
-            kind: f"{getattr(urls, kind)(project.slug, made.link.room)}?{urlencode({'token': made.token})}"
-            for kind in LinkUrls.__struct_fields__
-        }
-        return Data(msgspec.structs.replace(link_view(made.link, project.slug), token=made.token, urls=LinkUrls(**addresses)))
+        where = project.slug, made.link.room
+        addresses = LinkUrls(
+            play=urls.play(*where),
+            embed=urls.embed(*where),
+            hls=urls.playback(new.playback_id) if new.playback_id else urls.hls(*where),
+            whep=urls.whep(*where),
+            mjpeg=urls.mjpeg(*where),
+            rtmp=urls.rtmp_play(*where),
+        )
+        token = urlencode({"token": made.token})
+        signed = LinkUrls(**{kind: f"{address}?{token}" for kind, address in msgspec.structs.asdict(addresses).items()})
+        return Data(msgspec.structs.replace(link_view(made.link, project.slug), token=made.token, urls=signed))
 
     async def list_links(self, call: Call[Principal, Empty, LinkSlice]) -> Page[LinkView]:
         project, wanted = await self._projects.get(call.path("app")), call.query
@@ -195,6 +203,7 @@ _URLS = LinkUrls(
     hls="https://media.example.com/hls/live/live-demo/index.m3u8?token=eyJ…",
     whep="https://media.example.com/whep/live/live-demo?token=eyJ…",
     mjpeg="https://media.example.com/live/live/live-demo/mjpeg?token=eyJ…",
+    rtmp="rtmp://media.example.com:1935/live/live-demo?token=eyJ…",
 )
 _LINK = LinkView(
     id="vl_0123456789abcdef01234567",

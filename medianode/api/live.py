@@ -7,7 +7,6 @@ from dataclasses import replace
 from medianode import clock
 from medianode.control.ingress_state import Life, State
 from medianode.control.lifecycle import IngressLives
-from medianode.errors import PeerGone
 from medianode.routing.publication import Publication
 from medianode.routing.registry import Registry
 from medianode.store.ingresses import Ingress
@@ -44,19 +43,11 @@ class Live:
         elsewhere = ingress.node_id not in (None, self._lives.node_id)
         return None if elsewhere and life is not None and life.state not in _IN_SESSION else life
 
-    def in_session(self, ingress: Ingress) -> bool:
-        """An encoder is there, or is waited for."""
-        return self.state(ingress) in _IN_SESSION
-
     def hold(self, ingress: Ingress, seconds: float) -> None:
         """How long the publication that there is now waits for its encoder."""
         publication = self.publication(ingress)
         if publication is not None:
             publication.grant = replace(publication.grant, hold=seconds)
-
-    def finish(self, ingress: Ingress) -> bool:
-        """End its session at once, without a hold; its encoder may begin another. False if it has none here."""
-        return self._registry.kick_ingress(ingress.id, PeerGone("the live stream was finished", code="finished"))
 
     def viewers(self, ingress: Ingress) -> int:
         """Of its room."""

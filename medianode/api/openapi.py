@@ -31,6 +31,13 @@ _WHY = {
     503: ("storage-error", "the database is away"),
 }
 
+_TAGS = {
+    "Events": "What happens, as server-sent events or page by page, for those who cannot be called.",
+    "Webhooks": "Who is called when something happens, in which dialect, and what became of each call.",
+    "Simulcast": "Where a room is sent on to while it is on air.",
+}
+"""Parts of our own dialect with a heading of their own."""
+
 
 def document(routes: Sequence[AnyRoute], version: str, base: str = "") -> dict[str, Any]:
     """The whole description. `base`: the public address, for `servers`."""
@@ -54,7 +61,7 @@ def document(routes: Sequence[AnyRoute], version: str, base: str = "") -> dict[s
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         **({"servers": [{"url": base}]} if base else {}),
-        "tags": [{"name": tag, "description": d.text} for tag, d in dialects.items()],
+        "tags": [{"name": tag, "description": _TAGS.get(tag, d.text)} for tag, d in dialects.items()],
         "paths": paths,
         "components": {
             "schemas": components,

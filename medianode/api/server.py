@@ -58,6 +58,7 @@ class Api:
         keys: Keys,
         ingresses: Ingresses,
         lives: IngressLives,
+        log: audit.AuditLog,
         ports: Ports,
         renditions: Renditions | None = None,
         options: RoomOptions | None = None,
@@ -75,11 +76,11 @@ class Api:
             *streamhub.Tokens(projects, gatekeeper, origin, ports).routes,
             *streamhub.Ingress(*where).routes,
             *streamhub.Cameras(projects, ingresses, gatekeeper, registry, live, origin, ports, enabled=config.ws_jpeg.enabled).routes,
-            *streamhub.Streams(projects, ingresses, registry, live).routes,
+            *streamhub.Streams(projects, ingresses, registry, live, log).routes,
             *Sessions(registry, origin, ports, renditions).routes,
             *Admin(projects).routes,
             *KeysApi(projects, keys).routes,
-            *(Viewers(projects, options, whep).routes if options is not None else ()),
+            *(Viewers(projects, options, whep, log).routes if options is not None else ()),
             *more,
         ]
 

@@ -146,6 +146,7 @@ class TargetsApi:
                 handler=self.change,
                 request=TargetChange,
                 response=Data[TargetView],
+                errors=(409,),
                 summary="Change a target, switch it off or on",
                 request_example=TargetChange(enabled=False),
                 example=Data(_EXAMPLE),

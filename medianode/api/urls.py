@@ -67,6 +67,9 @@ class Urls:
     def hls(self, slug: str, room: str) -> str:
         return f"{self.base}/hls/{slug}/{quote(room)}/index.m3u8"
 
+    def rtmp_play(self, slug: str, room: str) -> str:
+        return f"rtmp://{self.host}:{self.ports.rtmp}/{slug}/{quote(room)}"
+
     def playback(self, playback_id: str) -> str:
         """HLS of a live stream by one of its public names."""
         return f"{self.base}/{playback_id}.m3u8"

@@ -13,6 +13,7 @@ from medianode.api.router import AnyRoute, Call, Empty, Route
 from medianode.api.sessions import Filter
 from medianode.api.shapes import Data, Page, page_of
 from medianode.auth import Permission, Principal
+from medianode.control.audit import AuditLog
 from medianode.control.projects import Projects
 from medianode.control.room_options import Options, RoomOptions
 from medianode.egress.whep.service import Watcher, WhepService
@@ -64,8 +65,9 @@ class RoomOptionsChange(msgspec.Struct, rename="camel"):
 
 
 class Viewers:
-    def __init__(self, projects: Projects, options: RoomOptions, whep: WhepService | None) -> None:
+    def __init__(self, projects: Projects, options: RoomOptions, whep: WhepService | None, log: AuditLog) -> None:
         self._projects = projects
+        self._log = log
         self._options = options
         self._whep = whep
 
@@ -117,6 +119,7 @@ class Viewers:
         watcher = next((w for w in self._visible(call.who) if w.id == wanted), None)
         if watcher is None:
             raise NotFound("no such viewer: it has left, or never was", code="no-such-viewer")
+        await self._log.write("viewer.put-out", wanted, watcher.grant.project_id, room=watcher.grant.room, identity=watcher.grant.identity)
         watcher.close(PeerGone("put out by the operator", code="put-out"))
 
     async def get_options(self, call: Call[Principal, Empty, Empty]) -> Data[RoomOptionsView]:

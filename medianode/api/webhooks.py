@@ -81,7 +81,10 @@ class NewWebhook(msgspec.Struct, rename="camel"):
 
 
 class WebhookChange(msgspec.Struct, rename="camel"):
-    """What is absent stays as it is. What waits after a failure is then tried again at once."""
+    """What is absent stays as it is. What waits after a failure is then tried again at once.
+
+    Disabled, it keeps what waited for it until then; what happens meanwhile is not written for it, and stands in the events feed only.
+    """
 
     url: Url | None = None
     name: Text | None = None

@@ -66,7 +66,7 @@ async def _list(arguments: argparse.Namespace, config: Config) -> int:
     for key in keys:
         used = clock.iso(key.last_used_at, 0) if key.last_used_at else "never"
         expires = clock.iso(key.expires_at, 0) if key.expires_at else "never"
-        project = slugs.get(key.project_id or "", "(all)")
+        project = "(all)" if key.project_id is None else slugs.get(key.project_id, key.project_id)
         created = clock.iso(key.created_at, 0)
         source = ",".join(key.allowed_addresses or ("anywhere",))
         permissions = ",".join(sorted(key.permissions))

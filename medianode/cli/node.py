@@ -65,15 +65,17 @@ def greeting(config: Config, ready: Ready) -> str:
     host = urlsplit(base).hostname or "localhost"
     lines = ["", f"medianode {__version__} is running", "", f"  start page   {base}/"]
     ingress, project = ready.first.ingress, ready.first.project
+    show = "JOURNAL_STREAM" not in os.environ  # systemd's journal keeps what is printed, and more people read it
     if ingress is not None and project is not None:
+        key = ingress.stream_key if show else f"in the answer of {base}/api/v1/apps/{project.slug}/ingress (with the API key)"
         lines += [
             f"  play         {base}/play/{project.slug}/{ingress.room}",
             "",
             f"  OBS server   rtmp://{host}:{ready.rtmp_port}/{project.slug}",
-            f"  stream key   {ingress.stream_key}",
-            f"  try it       {_program()} push testsrc rtmp://{host}:{ready.rtmp_port}/{project.slug}/{ingress.stream_key}",
+            f"  stream key   {key}",
+            f"  try it       {_program()} push testsrc rtmp://{host}:{ready.rtmp_port}/{project.slug}/{key if show else 'STREAM_KEY'}",
         ]
-    if ready.first.admin_key:
+    if ready.first.admin_key and show:
         lines += ["", f"  API key      {ready.first.admin_key}   (shown this once; kept in {ready.first.admin_key_file})"]
     else:
         lines += ["", f"  API key      in {ready.first.admin_key_file}; {_program()} keys create makes another"]

@@ -74,15 +74,15 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--event", default="", metavar="PATTERN", help="live.*")
     parser.add_argument("--stream", default="", help="an ingress's id, room:ROOM")
     parser.add_argument("--since", default="", metavar="INSTANT", help="2026-03-29T14:30:00Z")
-    parser.add_argument("--before", type=int, metavar="NUMBER", help="the page behind this one")
+    parser.add_argument("--before", type=number, metavar="NUMBER", help="the page behind this one")
     parser.add_argument("--limit", type=int, default=20)
 
 
 def _add_replay(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--number", type=int, action="append", default=[], help="a delivery; may be given again")
+    parser.add_argument("--number", type=number, action="append", default=[], help="a delivery; may be given again")
     parser.add_argument("--since", default="", metavar="INSTANT", help="made from then on")
     parser.add_argument("--until", default="", metavar="INSTANT", help="made before")
-    parser.add_argument("--after", type=int, metavar="CURSOR", help="of all events behind this one")
+    parser.add_argument("--after", type=number, metavar="CURSOR", help="of all events behind this one")
     parser.add_argument("--state", choices=STATES[1:], help="dead: all that was given up")
     parser.add_argument("--event", default="", metavar="PATTERN", help="live.*")
 
@@ -198,10 +198,12 @@ async def _deliveries(arguments: argparse.Namespace, config: Config) -> int:
 
 
 async def _delivery(arguments: argparse.Namespace, config: Config) -> int:
-    if not arguments.number.isdigit():
-        raise InvalidRequest(f"number: expected a delivery's number, got {arguments.number!r}")
+    try:
+        wanted = number(arguments.number)
+    except ValueError:
+        raise InvalidRequest(f"number: expected a delivery's number, got {arguments.number!r}") from None
     async with _desk(arguments, config) as desk:
-        opened = await desk.deliveries.open(desk.project.id, int(arguments.number))
+        opened = await desk.deliveries.open(desk.project.id, wanted)
     delivery = opened.delivery
     print(f"{delivery.id} {delivery.type} {delivery.event_id} to {delivery.endpoint_id}: {delivery.state}, {len(opened.body)} bytes")
     for attempt in opened.attempts:
@@ -249,7 +251,10 @@ def _secret(arguments: argparse.Namespace) -> str | None:
     file: Path | None = arguments.secret_file
     if file is None:
         return MINT
-    text = (sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")).strip()
+    try:
+        text = (sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")).strip()
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"--secret-file {file}: expected text") from None
     if not text:
         raise InvalidRequest(f"--secret-file {file}: it is empty")
     return text
@@ -260,6 +265,13 @@ def _header(text: str) -> tuple[str, str]:
     if not colon:
         raise InvalidRequest(f"--header: expected NAME:VALUE, got {text[:40]!r}")
     return name.strip(), value.strip()
+
+
+def number(text: str) -> int:
+    """Of a delivery or a cursor, as a database can have it. Raises ValueError, of which argparse tells by this name."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 15):
+        raise ValueError
+    return int(text)
 
 
 def _instant(option: str, text: str) -> float | None:

@@ -45,6 +45,11 @@ class AuditLog:
     def __init__(self, db: Database) -> None:
         self._db = db
 
+    async def write(self, action: str, target: str, project_id: str | None = None, **details: object) -> None:
+        """For what changes nothing in the database, before it is done: somebody is put out. Raises StorageError."""
+        async with self._db.write() as tx:
+            await record(tx, action, target, project_id, **details)
+
     async def before(
         self,
         limit: int,

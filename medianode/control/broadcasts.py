@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -116,6 +116,22 @@ async def load_broadcast(tx: Transaction, ingress_id: str) -> Broadcast | None:
     if stream is None or ingress is None:
         return None
     return Broadcast(ingress=ingress, stream=stream, playback_ids=tuple(await table.playback_ids_of(tx, ingress_id)))
+
+
+async def load_broadcasts(tx: Transaction, streams: Sequence[LiveStream]) -> list[Broadcast]:
+    """Of a whole page, with as many queries as for one."""
+    ids = [stream.ingress_id for stream in streams]
+    rows = await ingresses.find_all(tx, ids)
+    playback_ids = await table.playback_ids_of(tx, *ids)
+    return [
+        Broadcast(
+            ingress=rows[stream.ingress_id],
+            stream=stream,
+            playback_ids=tuple(playback for playback in playback_ids if playback.ingress_id == stream.ingress_id),
+        )
+        for stream in streams
+        if stream.ingress_id in rows
+    ]
 
 
 async def _by_playback_id(tx: Transaction, playback_id: str) -> Broadcast | None:

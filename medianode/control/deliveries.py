@@ -56,7 +56,10 @@ class Deliveries:
             if delivery is None:
                 raise NotFound(f"no delivery {delivery_id}", code="no-such-delivery")
             attempts = await table.attempts_of(tx, delivery.id, ATTEMPTS)
-            return Opened(delivery=delivery, attempts=tuple(attempts), body=await table.body(tx, delivery))
+            body = await table.body(tx, delivery)
+        if body is None:
+            raise NotFound(f"no delivery {delivery_id}", code="no-such-delivery")
+        return Opened(delivery=delivery, attempts=tuple(attempts), body=body)
 
     async def replay(self, project_id: str, delivery_id: int) -> StoredDelivery:
         """The same event and bytes once more, behind what is pending in its stream. One that is pending already is hurried up instead.

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
+from medianode.control.session_facts import IN_SESSION
 from medianode.errors import StorageError
 from medianode.events import (
     Bus,
@@ -14,6 +15,7 @@ from medianode.events import (
     IngressChanged,
     IngressDeleted,
     IngressDisabled,
+    IngressFinished,
     KeyRevoked,
     ProjectChanged,
     ProjectDeleted,
@@ -22,7 +24,7 @@ from medianode.events import (
     ViewingChanged,
 )
 from medianode.store import ingresses, outbox
-from medianode.store.database import Database
+from medianode.store.database import Database, Transaction
 from medianode.store.outbox import StoredEvent
 from medianode.tasks import every, guarded
 
@@ -30,6 +32,7 @@ FOLLOWED = (
     "ingress.deleted",
     "ingress.disabled",
     "ingress.enabled",
+    "ingress.finished",
     "ingress.updated",
     "key.revoked",
     "link.revoked",
@@ -38,6 +41,8 @@ FOLLOWED = (
     "target.updated",
     "target.deleted",
 )
+LAPSING = ("ingress.disabled", "ingress.finished")
+"""Looked at again before an encoder is put out."""
 POLL = 1.0
 BATCH = 500
 
@@ -75,11 +80,9 @@ class Follower:
         while True:
             async with self._db.read() as tx:
                 cursor, found = await outbox.by_others(tx, self._cursor, FOLLOWED, BATCH)
-                disabled = [str(e.data["ingressId"]) for e in found if e.type == "ingress.disabled"]
-                # one that was enabled again meanwhile may have an encoder that was let in since
-                still = {i for i in disabled if (row := await ingresses.find(tx, i)) is not None and row.disabled_at is not None}
+                late = {e.cursor for e in found if e.type in LAPSING and await _has_lapsed(tx, e)}
             for stored in found:
-                for event in _events(stored, still):
+                for event in _events(stored, lapsed=stored.cursor in late):
                     guarded("follower", self._bus.publish, event)
             self._cursor = cursor
             followed += len(found)
@@ -87,14 +90,28 @@ class Follower:
                 return followed
 
 
-def _events(stored: StoredEvent, still_disabled: set[str]) -> Iterator[Event]:
+async def _has_lapsed(tx: Transaction, stored: StoredEvent) -> bool:
+    """Enabled again meanwhile, or in another session: an encoder may have been let in since, and is not to be put out."""
+    row = await ingresses.find(tx, str(stored.data["ingressId"]))
+    if row is None:
+        return True
+    if stored.type == "ingress.disabled":
+        return row.disabled_at is None
+    return row.state not in IN_SESSION or stored.data["startedAt"] not in (None, row.started_at)
+
+
+def _events(stored: StoredEvent, *, lapsed: bool) -> Iterator[Event]:
     data, project_id = stored.data, stored.project_id or ""
     family, _, word = stored.type.partition(".")
     if family == "ingress":
         about = (data["ingressId"], project_id, data["kind"], data["room"], data["identity"])
         if word == "deleted":
             yield IngressDeleted(*about)
-        elif word == "disabled" and data["ingressId"] in still_disabled:
+        elif word == "finished":
+            if not lapsed:
+                yield IngressFinished(*about)
+            return
+        elif word == "disabled" and not lapsed:
             yield IngressDisabled(*about)
         else:
             yield IngressChanged(*about, key_reset=bool(data.get("keyReset")))

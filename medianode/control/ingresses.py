@@ -14,7 +14,7 @@ from medianode.control import audit
 from medianode.control.cache import Cache
 from medianode.control.session_facts import IN_SESSION, cut_off, ingress_fact
 from medianode.errors import Conflict, Forbidden, InvalidRequest, NotFound, StorageError
-from medianode.events import Bus, IngressChanged, IngressCreated, IngressDeleted, IngressDisabled
+from medianode.events import Bus, IngressChanged, IngressCreated, IngressDeleted, IngressDisabled, IngressFinished
 from medianode.media.names import check_identity, room_name, shown
 from medianode.store import ingresses as table
 from medianode.store import projects
@@ -38,8 +38,8 @@ Alter = Callable[[Transaction, Ingress], Awaitable[object]]
 class Ingresses:
     """`rooms`: limits.rooms, over the whole node.
 
-    `ttl`: how long a change made by another process may go unseen, seconds; ours is seen at once. `settle` is awaited before a deletion:
-    it writes down what is still to be told of sessions, for nothing is told of an ingress that is gone.
+    `ttl`: how long a change made by another process may go unseen, seconds; ours is seen at once. `settle` is awaited before a session
+    is ended: it writes down what is still to be told, for nothing is told of an ingress that is gone, and rows follow by a moment.
     """
 
     def __init__(self, db: Database, bus: Bus, *, rooms: int, per_room: int = PER_ROOM, ttl: float = 3.0, cached: int = 4096) -> None:
@@ -172,6 +172,17 @@ class Ingresses:
         self._bus.publish(IngressDisabled(*about) if disabled else IngressChanged(*about))
         return ingress
 
+    async def finish(self, project_id: str, ingress_id: str) -> Ingress:
+        """Its session ends without a hold, at whatever node its encoder is. Raises NotFound, Conflict (`not-active`)."""
+        await self.settle()
+        async with self._db.write() as tx:
+            ingress = await self._locked(tx, project_id, ingress_id)
+            if ingress.disabled_at is not None or ingress.state not in IN_SESSION:
+                raise Conflict("stream cannot be completed: it is not active", code="not-active")
+            await _told(tx, "ingress.finished", ingress)
+        self._bus.publish(IngressFinished(ingress.id, ingress.project_id, ingress.kind, ingress.room, ingress.participant_identity))
+        return ingress
+
     async def change(self, project_id: str, ingress_id: str, alter: Alter, **details: object) -> Ingress:
         """`alter` changes it, or what hangs on it (the policy of a live stream), and its subscribers are told. `details`: for the audit
         log. Raises NotFound, and what `alter` raises: nothing is changed then.
@@ -247,9 +258,11 @@ async def _nothing() -> None:
 
 
 async def _told(tx: Transaction, action: str, ingress: Ingress, **details: object) -> None:
-    """Written into the outbox and the audit log. A reset of the key stands in the fact too: other daemons put its encoder out."""
+    """Written into the outbox and the audit log. What other daemons need to put its encoder out stands in the fact too."""
     live = bool(await table.live_among(tx, (ingress.id,)))
     extra: dict[str, Any] = {"keyReset": True} if details.get("key_reset") else {}
+    if action == "ingress.finished":
+        extra["startedAt"] = ingress.started_at
     await announce(tx, ingress_fact(action, ingress, clock.wallclock(), live=live, **extra))
     await audit.record(tx, action, ingress.id, ingress.project_id, **details)
 

@@ -118,6 +118,7 @@ class Keys:
             if before is None:
                 raise NotFound(f"no key {shown(key_id)}")
             at = clock.wallclock()
+            await projects.hold(tx, (before.project_id or "",))
             await table.revoke(tx, key_id, at)
             key = replace(before, revoked_at=before.revoked_at or at)
             if before.revoked_at is None:

@@ -31,6 +31,7 @@ from medianode.events import (
     Bus,
     IngressDeleted,
     IngressStateChanged,
+    ProjectDeleted,
     PublicationActive,
     PublicationEnded,
     PublicationLost,
@@ -44,6 +45,7 @@ from medianode.store.database import Database, Transaction
 from medianode.store.ingresses import Standing
 from medianode.store.nodes import Node
 from medianode.store.presences import Presence
+from medianode.store.projects import hold
 from medianode.webhooks.outbox import announce
 
 RETRY = 1.0
@@ -104,6 +106,7 @@ class IngressLives:
         bus.subscribe(PublicationLost, self._lost)
         bus.subscribe(PublicationEnded, self._ended)
         bus.subscribe(IngressDeleted, self._deleted)
+        bus.subscribe(ProjectDeleted, self._project_deleted)
         bus.subscribe(RoomLive, self._room_live)
         bus.subscribe(RoomEnded, self._room_ended)
 
@@ -134,6 +137,7 @@ class IngressLives:
 
     async def _cut_off(self, tx: Transaction, node_id: str, until: float | None, code: str, message: str) -> int:
         at = clock.wallclock()
+        await hold(tx, None)  # whose sessions these are is not known yet
         rows = await table.lock_cut_off(tx, IN_SESSION, node_id, CUT_OFF)
         live = await table.live_among(tx, [row.id for row in rows])
         ends = [cut_off(row, at, code, message, live=row.id in live, until=until) for row in rows]
@@ -239,6 +243,11 @@ class IngressLives:
         if event.ingress_id in self._entries:
             self._step(event.ingress_id, Deleted())
             del self._entries[event.ingress_id]
+
+    def _project_deleted(self, event: ProjectDeleted) -> None:
+        """With its ingresses, and with all who would be told."""
+        for key in [key for key, entry in self._entries.items() if entry.project_id == event.project_id]:
+            del self._entries[key]
 
     def _room_live(self, event: RoomLive) -> None:
         at = clock.wallclock()

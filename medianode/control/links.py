@@ -76,7 +76,7 @@ class Links:
             raise InvalidRequest("room: expected either room or playbackId")
         seconds = TTL if ttl is None else tokens.span(ttl)
         if seconds > TTL_MAX:
-            raise InvalidRequest(f"ttl: expected up to {TTL_MAX / 86_400:g} d, got {seconds:g} s")
+            raise InvalidRequest(f"ttl: expected 1 s to {TTL_MAX / 86_400:g} d, got {seconds / 86_400:.1f} d")
         at, link_id = clock.wallclock(), PREFIX + secrets.token_hex(12)
         async with self._db.write() as tx:
             if await projects.lock(tx, project.id) is None:

@@ -15,8 +15,7 @@ from typing import Any, Literal
 
 from medianode import clock
 from medianode.auth import Door, Takeover
-from medianode.control import audit
-from medianode.control.broadcasts import Broadcast, load_broadcast
+from medianode.control.broadcasts import Broadcast, load_broadcast, load_broadcasts
 from medianode.control.ingresses import Alter, Ingresses
 from medianode.errors import Conflict, Forbidden, NotFound, StorageError
 from medianode.events import Bus, IngressStateChanged, ViewingChanged
@@ -106,8 +105,7 @@ class LiveStreams:
         """By creation, and how many there are in all."""
         async with self._db.read() as tx:
             found, total = await table.list_live_streams(tx, project_id, newest_first=newest_first, limit=limit, offset=offset)
-            whole = [await load_broadcast(tx, stream.ingress_id) for stream in found]
-        return [broadcast for broadcast in whole if broadcast is not None], total
+            return await load_broadcasts(tx, found), total
 
     async def get(self, project_id: str, stream_id: str) -> Broadcast:
         """Raises NotFound, also if it is another project's, or an ingress without a policy."""
@@ -137,15 +135,15 @@ class LiveStreams:
         await self.get(project_id, stream_id)
         await self._ingresses.set_disabled(project_id, stream_id, True)
 
-    async def finishing(self, broadcast: Broadcast) -> None:
-        """Written down before its session is ended, which the doors do."""
-        async with self._db.write() as tx:
-            await audit.record(tx, "ingress.finished", broadcast.ingress.id, broadcast.ingress.project_id)
+    async def finish(self, project_id: str, stream_id: str) -> None:
+        """Its session ends without a reconnect window; its encoder may begin another. Raises NotFound, Conflict (`not-active`)."""
+        await self.get(project_id, stream_id)
+        await self._ingresses.finish(project_id, stream_id)
 
-    async def targets(self, stream_id: str) -> Sequence[PushTarget]:
-        """Where it is sent on to; oldest first."""
+    async def targets(self, *stream_ids: str) -> Sequence[PushTarget]:
+        """Where they are sent on to; oldest first."""
         async with self._db.read() as tx:
-            return await targets.of_ingress(tx, stream_id)
+            return await targets.of_ingress(tx, *stream_ids)
 
     async def reset_key(self, project_id: str, stream_id: str) -> Broadcast:
         """A new stream key; whoever publishes by the old one is put out. Raises NotFound."""
@@ -158,15 +156,18 @@ class LiveStreams:
         await self._ingresses.delete(project_id, stream_id)
 
     async def add_playback_id(
-        self, project_id: str, stream_id: str, access_policy: AccessPolicy, restrictions: Mapping[str, Any]
+        self, project_id: str, stream_id: str, access_policy: AccessPolicy | None, restrictions: Mapping[str, Any]
     ) -> PlaybackId:
-        """Raises NotFound, Forbidden (`playback-id-quota`)."""
-        playback = _playback_id(stream_id, access_policy, restrictions)
+        """Without a policy private, unless the live stream has a public one. Raises NotFound, Forbidden (`playback-id-quota`)."""
+        playback = _playback_id(stream_id, access_policy or "private", restrictions)
 
         async def alter(tx: Transaction, ingress: Ingress) -> None:
-            there = len((await _own(tx, project_id, stream_id)).playback_ids)
-            if there >= self._playback_ids:
-                raise Forbidden(f"this live stream has {there} playback ids, which is limits.playback_ids", code="playback-id-quota")
+            nonlocal playback
+            there = (await _own(tx, project_id, stream_id)).playback_ids
+            if len(there) >= self._playback_ids:
+                raise Forbidden(f"this live stream has {len(there)} playback ids, which is limits.playback_ids", code="playback-id-quota")
+            if access_policy is None and any(p.access_policy == "public" for p in there):
+                playback = replace(playback, access_policy="public")
             await table.insert_playback_id(tx, playback)
 
         await self._changed(project_id, stream_id, alter, playback_id=playback.id)
@@ -176,14 +177,19 @@ class LiveStreams:
         """Raises NotFound."""
         return _playback_of(await self.get(project_id, stream_id), playback_id)
 
-    async def restrict(self, project_id: str, stream_id: str, playback_id: str, what: Restriction, rule: Mapping[str, Any]) -> None:
-        """One of the two lists of a playback id anew: `{defaultPolicy, allow, deny}`. Raises NotFound."""
+    async def restrict(
+        self, project_id: str, stream_id: str, playback_id: str, what: Restriction, change: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Some of `{defaultPolicy, allow, deny}` of one of the two lists of a playback id; returns all three. Raises NotFound."""
+        rule: dict[str, Any] = {}
 
         async def alter(tx: Transaction, ingress: Ingress) -> None:
             playback = _playback_of(await _own(tx, project_id, stream_id), playback_id)
+            rule.update({"defaultPolicy": "allow", "allow": [], "deny": [], **playback.restrictions.get(what, {}), **change})
             await table.restrict(tx, playback.id, {**playback.restrictions, what: rule})
 
         await self._changed(project_id, stream_id, alter, playback_id=playback_id, restricted=what)
+        return rule
 
     async def delete_playback_id(self, project_id: str, stream_id: str, playback_id: str) -> None:
         """Nobody views by it any more. Raises NotFound."""

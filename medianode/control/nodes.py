@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from medianode import clock
@@ -46,11 +47,15 @@ def open_node_id(data_dir: Path) -> str:
 
 
 class Nodes:
-    """Whether another lives is told by its row changing, counted on our own clock: wallclocks differ, and jump."""
+    """Whether another lives is told by its row changing, counted on our own clock: wallclocks differ, and jump.
 
-    def __init__(self, db: Database, lives: IngressLives, node_id: str) -> None:
+    `rising`: called with `lives.rise` when we are back after we were given up.
+    """
+
+    def __init__(self, db: Database, lives: IngressLives, node_id: str, *rising: Callable[[], None]) -> None:
         self._db = db
         self._lives = lives
+        self._rising = (lives.rise, *rising)
         self._node_id = node_id
         self._heard: dict[str, tuple[Node, float]] = {}
 
@@ -79,7 +84,8 @@ class Nodes:
         if not lives:
             log.warning("this node was given up while it did not reach the database; its sessions are told anew")
             await self.join()
-            self._lives.rise()
+            for rise in self._rising:
+                rise()
 
     async def look(self, now: float) -> None:
         """Give up those that have not signed for GONE seconds of `now`, and end their sessions."""

@@ -10,20 +10,23 @@ from typing import Any
 from msgspec import UNSET, UnsetType
 
 from medianode import clock
-from medianode.control import audit
+from medianode.control import audit, room_options
 from medianode.control.cache import Cache
 from medianode.control.storage import check_storage, shown_storage
 from medianode.errors import Conflict, InvalidRequest, NotFound, StorageError
 from medianode.events import Bus, ProjectChanged, ProjectDeleted
 from medianode.media.names import SLUG_LENGTH, check_slug, shown
 from medianode.outbound import Outbound
+from medianode.store import deliveries, endpoints, outbox
 from medianode.store import projects as table
 from medianode.store.database import Database, Transaction
 from medianode.store.projects import Project, Viewing
 from medianode.webhooks.facts import Fact
-from medianode.webhooks.outbox import announce
+from medianode.webhooks.outbox import TOPIC, announce
 
 NAME_LENGTH = 200
+BATCH = 2000
+"""Rows that go in one transaction."""
 LIMITS = {"rooms": 10**6, "publishers": 10**6, "viewers": 10**9, "bitrate": 10**12, "disk": 10**18}
 """What a tenant may be bounded in, and the most that may be said."""
 
@@ -139,16 +142,38 @@ class Projects:
         Raises NotFound, InvalidRequest (`not-confirmed`).
         """
         async with self._db.write() as tx:
-            project = await table.find(tx, slug_or_id)
-            if project is None or await table.lock(tx, project.id, to_delete=True) is None:
-                raise NotFound(f"no project {shown(slug_or_id)}")
-            if confirm != project.slug:
-                raise InvalidRequest(f"confirm: expected {project.slug!r}: all that is in this project goes with it", code="not-confirmed")
+            project = await self._confirmed(tx, slug_or_id, confirm)
+            await endpoints.disable_all(tx, project.id, clock.wallclock())
+            tx.tell(TOPIC)
+        await self._forget_what_was_told(project.id)
+        async with self._db.write() as tx:
+            await self._confirmed(tx, project.id, confirm, to_delete=True)
             await announce(tx, _changed_fact(project, None, deleted=True))
             await table.delete_project(tx, project.id)
+            await room_options.remove_all(tx, project.id)
             await audit.record(tx, "project.deleted", project.id, project.id, slug=project.slug)
         self._bus.publish(ProjectDeleted(project.id, project.slug))
         return project
+
+    async def _confirmed(self, tx: Transaction, slug_or_id: str, confirm: str, *, to_delete: bool = False) -> Project:
+        """Locked. Raises NotFound, InvalidRequest."""
+        project = await table.find(tx, slug_or_id)
+        if project is None or await table.lock(tx, project.id, to_delete=to_delete) is None:
+            raise NotFound(f"no project {shown(slug_or_id)}")
+        if confirm != project.slug:
+            raise InvalidRequest(f"confirm: expected {project.slug!r}: all that is in this project goes with it", code="not-confirmed")
+        return project
+
+    async def _forget_what_was_told(self, project_id: str) -> None:
+        """Deliveries and events, some at a time: there may be 100 000, and others write in between."""
+        left = True
+        while left:
+            async with self._db.write() as tx:
+                left = await deliveries.forget(tx, deliveries.Filter(project_id=project_id), BATCH) == BATCH
+        left = True
+        while left:
+            async with self._db.write() as tx:
+                left = await outbox.forget_project(tx, project_id, BATCH) == BATCH
 
     async def _told(self, tx: Transaction, project: Project, action: str, **details: object) -> None:
         await announce(tx, _changed_fact(project, project.id, deleted=False))

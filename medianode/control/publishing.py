@@ -18,7 +18,7 @@ from medianode.store.ingresses import Ingress
 from medianode.store.live_streams import LiveStream
 from medianode.store.projects import Project
 
-NO_SUCH_KEY = "publish: the stream key is not known"
+NO_SUCH_KEY = "publish: the stream key is not known (server rtmp://HOST/live, and the stream key behind it or in a field of its own)"
 SOURCES = {"camera": Kind.VIDEO, "screen_share": Kind.VIDEO, "microphone": Kind.AUDIO, "screen_share_audio": Kind.AUDIO}
 """LiveKit's names of what a token may publish."""
 

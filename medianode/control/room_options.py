@@ -8,13 +8,15 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from medianode.errors import LimitExceeded
-from medianode.store import settings
-from medianode.store.database import Database
+from medianode.control import audit
+from medianode.errors import Forbidden, NotFound
+from medianode.events import Bus, ProjectDeleted
+from medianode.store import projects, settings
+from medianode.store.database import Database, Transaction
 
 PREFIX = "room/"
 MOST = 10_000
-"""Rooms with options of their own."""
+"""Rooms of a project with options of their own."""
 
 
 class Options(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -26,10 +28,11 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True):
 class RoomOptions:
     """`load` before use. Another daemon on the same database sees a change at its next start."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, bus: Bus) -> None:
         self._db = db
         self._options: dict[tuple[str, str], Options] = {}
         self.on_change: Callable[[str, str, Options], None] | None = None
+        bus.subscribe(ProjectDeleted, self._project_deleted)
 
     async def load(self) -> None:
         async with self._db.read() as tx:
@@ -43,19 +46,34 @@ class RoomOptions:
         return self._options.get((project_id, room), Options())
 
     async def put(self, project_id: str, room: str, options: Options) -> None:
-        """Raises LimitExceeded over MOST rooms."""
+        """Raises Forbidden (`room-options-quota`) over MOST rooms, NotFound if the project is gone."""
         key = (project_id, room)
-        if key not in self._options and len(self._options) >= MOST:
-            raise LimitExceeded(f"{MOST} rooms have options already", code="too-many-rooms")
+        if key not in self._options and sum(mine == project_id for mine, _ in self._options) >= MOST:
+            raise Forbidden(f"{MOST} rooms of this project have options, which is the bound", code="room-options-quota")
         async with self._db.write() as tx:
-            name = f"{PREFIX}{project_id}/{room}"
+            if not await projects.hold(tx, (project_id,)):
+                raise NotFound("this project was deleted")
+            name = f"{_prefix(project_id)}{room}"
             if options == Options():
                 await settings.remove(tx, name)
             else:
                 await settings.put(tx, name, msgspec.json.encode(options).decode())
+            await audit.record(tx, "room.options-changed", room, project_id, playout_delay=options.playout_delay)
         if options == Options():
             self._options.pop(key, None)
         else:
             self._options[key] = options
         if self.on_change is not None:
             self.on_change(project_id, room, options)
+
+    def _project_deleted(self, event: ProjectDeleted) -> None:
+        self._options = {key: options for key, options in self._options.items() if key[0] != event.project_id}
+
+
+async def remove_all(tx: Transaction, project_id: str) -> None:
+    """They refer to their project by name only, and do not go with its row."""
+    await settings.remove_below(tx, _prefix(project_id))
+
+
+def _prefix(project_id: str) -> str:
+    return f"{PREFIX}{project_id}/"

@@ -97,6 +97,7 @@ class SigningKeys:
         """What it signed opens nothing any more, and who views by that is put out. Raises NotFound."""
         await self.get(project_id, key_id)
         async with self._db.write() as tx:
+            await projects.hold(tx, (project_id,))
             if not await table.delete_signing_key(tx, key_id):
                 raise NotFound(f"no signing key {shown(key_id)}")
             await audit.record(tx, "signing-key.deleted", key_id, project_id)

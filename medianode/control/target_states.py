@@ -48,6 +48,7 @@ class TargetStates:
         self._turn = asyncio.Lock()
         self._in_doubt = False
         self._told_at = 0.0
+        self._sending: dict[str, TargetStateChanged] = {}
         bus.subscribe(TargetStateChanged, self._changed)
 
     def __len__(self) -> int:
@@ -57,7 +58,9 @@ class TargetStates:
     async def recover(self, *, restarted: bool = True) -> int:
         """At start: what a crash left sending is idle. Returns how many. Raises StorageError."""
         async with self._db.write() as tx:
-            found = await table.orphans(tx, self._node_id, restarted=restarted)
+            locked = await table.lock(tx, [target.id for target in await table.orphans(tx, self._node_id, restarted=restarted)])
+            # as they stand now: another node may have begun to send to one
+            found = [target for target in await table.orphans(tx, self._node_id, restarted=restarted) if target.id in locked]
             for target in found:
                 await table.set_state(tx, target.id, "idle")
                 await announce(tx, target_fact("target.idle", target, clock.wallclock(), code="node-restarted"))
@@ -100,7 +103,7 @@ class TargetStates:
     async def _write_group(self, group: list[_Change]) -> None:
         """In one transaction. Where that is refused, or our bug breaks it, one by one: only what cannot be written is lost."""
         refused = await guard("target-states", self._write_together(group))
-        if isinstance(refused, StorageError):
+        if isinstance(refused, StorageError) and refused.code != "sealed-wrongly":  # a row that was altered stays so: it holds up nobody
             raise refused
         if refused is not None and len(group) > 1:
             for change in group:
@@ -111,17 +114,20 @@ class TargetStates:
     async def _write_together(self, group: list[_Change]) -> None:
         async with self._db.write() as tx:
             known = await outbox.known(tx, [change.fact_id for change in group]) if self._in_doubt else frozenset()
+            await table.lock(tx, {change.event.target_id for change in group})
             for change in group:
                 if change.fact_id not in known:
                     await self._write(tx, change)
 
     async def _write(self, tx: Transaction, change: _Change) -> None:
         event = change.event
-        node_id = None if event.state == "idle" else self._node_id
-        if not await table.set_state(tx, event.target_id, event.state, event.code, event.message, node_id=node_id):
-            return  # deleted: who did so has told it
         target = await table.find(tx, event.target_id)
-        assert target is not None
+        if target is None:
+            return  # deleted: who did so has told it
+        if event.state == "idle" and target.node_id != self._node_id:
+            return  # the encoder went to another node, which sends there by now; or we were given up, and it was told then
+        node_id = None if event.state == "idle" else self._node_id
+        await table.set_state(tx, event.target_id, event.state, event.code, event.message, node_id=node_id)
         fact = target_fact(
             f"target.{event.state}", target, change.at, host=event.host, code=event.code, message=event.message, bitrate=event.bitrate
         )
@@ -129,11 +135,23 @@ class TargetStates:
             tx, Fact(type=fact.type, project_id=fact.project_id, stream=fact.stream, at=fact.at, data=fact.data, id=change.fact_id)
         )
 
+    def rise(self) -> None:
+        """Other nodes gave this one up meanwhile, and called its targets idle: tell anew what they are."""
+        for event in self._sending.values():
+            self._add(event)
+
     def _put_back(self, group: list[_Change]) -> None:
         self._changes.extendleft(reversed(group))
         self._in_doubt = True  # a connection that broke at the commit: it may be written
 
     def _changed(self, event: TargetStateChanged) -> None:
+        if event.state == "idle":
+            self._sending.pop(event.target_id, None)
+        else:
+            self._sending[event.target_id] = event
+        self._add(event)
+
+    def _add(self, event: TargetStateChanged) -> None:
         self._changes.append(_Change(event, clock.wallclock()))
         self._wake.set()
         if len(self._changes) > self._bound:

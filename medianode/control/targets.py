@@ -12,10 +12,11 @@ from medianode import clock
 from medianode.config import Limits
 from medianode.control import audit
 from medianode.egress.rtmp_publish import parse_rtmp_url
-from medianode.errors import InvalidRequest, LimitExceeded, NotFound
+from medianode.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from medianode.events import Bus, TargetChanged
 from medianode.media.names import room_name, shown
 from medianode.outbound import Outbound
+from medianode.store import projects
 from medianode.store import targets as table
 from medianode.store.database import Database, Transaction
 from medianode.store.projects import Project
@@ -52,7 +53,8 @@ class Targets:
     ) -> PushTarget:
         """`room` in either form; `ingress_id`: the live stream that it belongs to, and goes with.
 
-        Raises InvalidRequest (`private-address` too), LimitExceeded `too-many-targets`, Conflict where the live stream is gone.
+        Raises InvalidRequest (`private-address` too), Forbidden (`target-quota`), NotFound, Conflict (`duplicate-target`; or the
+        live stream is gone).
         """
         at = clock.wallclock()
         target = PushTarget(
@@ -70,12 +72,18 @@ class Targets:
         )
         await self._check(target)
         async with self._db.write() as tx:
+            if await projects.lock(tx, project.id) is None:
+                raise NotFound(f"no project {shown(project.slug)}")
             if await table.count(tx) >= self._limits.push_targets:
-                raise LimitExceeded(f"there are {self._limits.push_targets} simulcast targets already", code="too-many-targets")
-            if len(await table.of_room(tx, project.id, target.room)) >= self._limits.push_targets_per_room:
-                raise LimitExceeded(
-                    f"room {target.room} has {self._limits.push_targets_per_room} simulcast targets already", code="too-many-targets"
+                raise Forbidden(
+                    f"this node has {self._limits.push_targets} simulcast targets, which is limits.push_targets", code="target-quota"
                 )
+            here = await table.of_room(tx, project.id, target.room)
+            if len(here) >= self._limits.push_targets_per_room:
+                raise Forbidden(
+                    f"room {target.room} has {len(here)} simulcast targets, which is limits.push_targets_per_room", code="target-quota"
+                )
+            _refuse_twice(target, here)
             await table.insert_target(tx, target)
             await self._tell(tx, "target.created", target, at)
         self._changed(target)
@@ -104,7 +112,7 @@ class Targets:
     ) -> PushTarget:
         """None leaves a field as it is; empty text takes the key or the alternate URL away. What is being sent connects anew where it must.
 
-        Raises NotFound, InvalidRequest.
+        Raises NotFound, InvalidRequest, Conflict (`duplicate-target`).
         """
         at = clock.wallclock()
         wanted = {
@@ -124,8 +132,11 @@ class Targets:
         if replace(after, enabled=before.enabled) != before:
             await self._check(after)
         async with self._db.write() as tx:
+            await projects.lock(tx, project_id)  # nobody adds the same meanwhile
             # its state may have moved since: only what was asked for is changed
             target = replace(await _find(tx, project_id, target_id, lock=True), **changes, updated_at=at)
+            if {"url", "stream_key"} & changes.keys():
+                _refuse_twice(target, await table.of_room(tx, project_id, target.room))
             await table.replace(tx, target)
             await self._tell(tx, "target.updated", target, at, changed=sorted(changes))
         self._changed(target)
@@ -134,7 +145,7 @@ class Targets:
     async def delete(self, project_id: str, target_id: str) -> PushTarget:
         """It is sent nothing any more. Raises NotFound."""
         async with self._db.write() as tx:
-            target = await _find(tx, project_id, target_id)
+            target = await _find(tx, project_id, target_id, lock=True)
             await self._tell(tx, "target.deleted", target, clock.wallclock())
             await table.delete_target(tx, target_id)
         self._changed(target)
@@ -166,10 +177,25 @@ class Targets:
 
 
 async def _find(tx: Transaction, project_id: str, target_id: str, *, lock: bool = False) -> PushTarget:
-    found = await table.find(tx, target_id, lock=lock)
+    found = (await table.lock(tx, (target_id,))).get(target_id) if lock else await table.find(tx, target_id)
     if found is None or found.project_id != project_id:
         raise NotFound(f"no simulcast target {shown(target_id)}", code="no-such-target")
     return found
+
+
+def _refuse_twice(target: PushTarget, others: Sequence[PushTarget]) -> None:
+    """Two that send under one key put each other out for ever, and each tells that the other is to blame. Raises Conflict."""
+    for other in others:
+        if other.id != target.id and _destination(other) == _destination(target):
+            message = f"room {target.room} is sent to {host_of(target.url)} under this key already, by target {other.id}"
+            raise Conflict(message, code="duplicate-target")
+
+
+def _destination(target: PushTarget) -> tuple[object, ...]:
+    """A key in the URL is the same as one beside it."""
+    if urlsplit(target.url).scheme in ("rtmp", "rtmps"):
+        return (parse_rtmp_url(target.url, target.stream_key),)
+    return target.url, target.stream_key
 
 
 def target_fact(

@@ -50,7 +50,7 @@ class UseCases:
         self.links = Links(db, bus, most=limits.view_links)
         self.lives = IngressLives(db, bus, node_id=node_id, bound=limits.unwritten_facts, hls=config.hls.enabled)
         self.ingresses.settle = self.lives.write
-        self.options = RoomOptions(db)
+        self.options = RoomOptions(db, bus)
         failed = FailedLogins(limits.failed_logins_per_minute)
         self.gatekeeper = HouseGatekeeper(
             self.projects, self.keys, self.ingresses, self.broadcasts, self.links, failed, hold=config.ingress.hold
@@ -64,7 +64,7 @@ class UseCases:
         self.feed = EventFeed(db)
         self.audit = AuditLog(db)
         self._follower = Follower(db, bus)
-        self._nodes = Nodes(db, self.lives, node_id)
+        self._nodes = Nodes(db, self.lives, node_id, self.target_states.rise)
         self._evictions = Evictions(bus, registry, self.gatekeeper.still)
 
     async def open(self) -> None:

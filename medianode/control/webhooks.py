@@ -20,7 +20,7 @@ from medianode.outbound import Outbound
 from medianode.store import deliveries, projects
 from medianode.store import endpoints as table
 from medianode.store.database import Database, Transaction
-from medianode.store.deliveries import DEAD, DELIVERED, Attempt, StoredDelivery, Waiting
+from medianode.store.deliveries import DEAD, DELIVERED, Attempt, Filter, StoredDelivery, Waiting
 from medianode.store.endpoints import WebhookEndpoint
 from medianode.store.projects import Project
 from medianode.webhooks import dialects, signature
@@ -184,14 +184,17 @@ class Webhooks:
     async def delete(self, project_id: str, endpoint_id: str) -> WebhookEndpoint:
         """With all its deliveries, some at a time: others write in between. From the first on it is sent nothing. Raises NotFound."""
         async with self._db.write() as tx:
+            await projects.lock(tx, project_id)
             endpoint = await own(tx, project_id, endpoint_id)
             await table.replace(tx, replace(endpoint, enabled=False, updated_at=clock.wallclock()))
             await audit.record(tx, "webhook.deleted", endpoint.id, project_id, **_told(endpoint))
+            tx.tell(TOPIC)
         left = True
         while left:
             async with self._db.write() as tx:
-                left = await deliveries.forget(tx, endpoint.id, BATCH) == BATCH
+                left = await deliveries.forget(tx, Filter(project_id=project_id, endpoint_id=endpoint.id), BATCH) == BATCH
         async with self._db.write() as tx:
+            await projects.lock(tx, project_id)  # who changes an endpoint has the project, and then wants the turn
             await table.delete_endpoint(tx, endpoint.id)
         return endpoint
 

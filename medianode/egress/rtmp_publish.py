@@ -23,6 +23,8 @@ from medianode.protocols.rtmp.messages import PeerClosed
 TIMEOUT = 10.0
 LINGER = 2.0
 """Seconds that a closed connection may take to send what it still has."""
+WATCHED = 4096
+"""A server acknowledges, says a status and seldom pings: some bytes a second."""
 LEAP = 1.0
 """Seconds that media time may differ from what has passed, before it is taken for another timeline."""
 _CONFIGURED = frozenset({Codec.H264, Codec.HEVC, Codec.AV1, Codec.VP9, Codec.AAC, Codec.OPUS, Codec.FLAC})
@@ -183,9 +185,11 @@ class RtmpPublisher:
         self.put(packet)
         await self._flush()
 
-    async def watch(self, heard: Callable[[ClientEvent], None] | None = None) -> None:
-        """Read what the server says until it closes. Raises PeerError with its reason, PeerGone at the end."""
-        while data := await self._reader.read(65_536):
+    async def watch(self, heard: Callable[[ClientEvent], None] | None = None, rest: float = 0.0) -> None:
+        """Read what the server says until it closes, WATCHED bytes and then `rest` seconds nothing: one that has pings without end to be
+        answered gets no more of us than that. Raises PeerError with its reason, PeerGone at the end.
+        """
+        while data := await self._reader.read(WATCHED):
             self._connection.receive_data(data)
             for event in self._connection.events():
                 if isinstance(event, Rejected):
@@ -193,6 +197,7 @@ class RtmpPublisher:
                 if heard is not None:
                     heard(event)
             self.write()
+            await asyncio.sleep(rest)
         raise PeerGone("the server closed the connection")
 
     def farewell(self) -> None:

@@ -20,6 +20,7 @@ from medianode.config import Config
 from medianode.errors import (
     Conflict,
     Forbidden,
+    InvalidRequest,
     LimitExceeded,
     MedianodeError,
     NotFound,
@@ -31,6 +32,7 @@ from medianode.errors import (
     UnsupportedMedia,
 )
 from medianode.ingress.assembler import Assembler
+from medianode.media.names import check_slug
 from medianode.media.timeline import Unwrapper
 from medianode.media.track import Kind
 from medianode.protocols import flv
@@ -175,7 +177,7 @@ class RtmpDoor:
                 if code == "tls-failed"
                 else ""
             )
-            self.turned_away(peer, code, f"{e}{hint}")
+            self.turned_away(peer, code, f"{str(e) or type(e).__name__}{hint}")
         finally:
             if session is None or session.transport is None:
                 sock.close()
@@ -470,7 +472,7 @@ class RtmpSession(asyncio.Protocol):
         self._connect = event
         SESSIONS.labels(self._scheme).value += 1
         telemetry.session(
-            log, "opened", peer=self._peer, door=self._scheme, app=self._app()[:80], agent=str(event.params.get("flashVer", ""))[:40]
+            log, "opened", peer=self._peer, door=self._scheme, app=self._shown_app(), agent=str(event.params.get("flashVer", ""))[:40]
         )
         query = event.query
         if not (adobe.is_adobe(query) or event.app.endswith("/" + AUTH_APP)) or "response" in query:
@@ -514,6 +516,14 @@ class RtmpSession(asyncio.Protocol):
 
     def _app(self) -> str:
         return self._connect.app.partition("/")[0] if self._connect else ""
+
+    def _shown_app(self) -> str:
+        """For the log: what is no project's name may be a stream key at the wrong place."""
+        app = self._app()
+        try:
+            return check_slug(app)
+        except InvalidRequest:
+            return f"{app[:4]}…"
 
     def _stream_name(self, name: str, query: dict[str, str]) -> str:
         """The stream name with its own query and, behind it, what the app's query brought."""

@@ -15,7 +15,7 @@ from medianode.media.gop import GopCache
 from medianode.media.packet import Gap
 from medianode.media.track import Track
 from medianode.routing.feed import Sink, Treatment, tell
-from medianode.routing.policy import RESOLUTION, Policy
+from medianode.routing.policy import RESOLUTION, Policy, Session
 from medianode.routing.programme import pick_programme
 from medianode.routing.publication import Publication
 from medianode.tasks import guarded
@@ -30,7 +30,7 @@ TAKEOVER_SILENCE = 2.0
 class Room:
     """A Feed of its programme. Players attach to the room, not to a publication, and so stay through takeover and hold.
 
-    A session is all that an encoder publishes from its first key frame on until its hold is over; it has one start for `max_duration`.
+    A session is all that an encoder publishes from its first key frame on until its hold is over; what policies count goes on over it.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Room:
         self._treat = treat
         self._treatment: Treatment | None = None
         self._policies: dict[Publication, Policy] = {}
-        self._active_since: dict[str, float] = {}
+        self._sessions: dict[str, Session] = {}
         self._bus = bus
         self._gop_limits = limits
         self._on_idle = on_idle
@@ -111,7 +111,8 @@ class Room:
         publication.resumes = held is not None or (old is not None and (old.active or old.resumes))
         publication.on_active = self._activated
         if Policy.needed(grant):
-            self._policies[publication] = Policy(publication, self.put_out)
+            session = self._sessions.setdefault(grant.identity, Session())
+            self._policies[publication] = Policy(publication, session, self.put_out)
             publication.on_tracks = self._tracks_known
         self.low_latency = grant.low_latency
         self.publications[grant.identity] = publication
@@ -127,8 +128,9 @@ class Room:
         lost = _lost(grant, cause, message, failed=failed)
         self._bus.publish(lost)
         hold = grant.hold if not final and (publication.active or publication.resumes) else 0.0
-        if grant.max_duration and grant.identity in self._active_since:
-            hold = min(hold, self._active_since[grant.identity] + grant.max_duration - clock.now())
+        session = self._sessions.get(grant.identity)
+        if grant.max_duration and session is not None and session.since is not None:
+            hold = min(hold, session.since + grant.max_duration - clock.now())
         if hold > 0:
             timer = asyncio.get_running_loop().call_later(hold, self._hold_expired, grant.identity)
             self._holds[grant.identity] = (timer, lost)
@@ -203,7 +205,7 @@ class Room:
 
     def _activated(self, publication: Publication) -> None:
         if (policy := self._policies.get(publication)) is not None:
-            policy.on_air(self._active_since.setdefault(publication.grant.identity, clock.now()))
+            policy.on_air()
         grant = publication.grant
         tracks = tuple((track.kind.value, track.codec.value) for track in publication.tracks if not track.layer)
         self._bus.publish(PublicationActive(self.project_id, self.name, grant.identity, grant.ingress_id, tracks))
@@ -260,7 +262,7 @@ class Room:
         self._settle()
 
     def _ended(self, lost: PublicationLost) -> None:
-        self._active_since.pop(lost.identity, None)
+        self._sessions.pop(lost.identity, None)
         self._bus.publish(
             PublicationEnded(
                 project_id=lost.project_id, room=lost.room, identity=lost.identity, ingress_id=lost.ingress_id, cause=lost.cause

@@ -1,4 +1,7 @@
-"""Deliveries as a project's owner looks at them: listed, looked into, sent again, called off. `store.outbox` brings them to the wire."""
+"""Deliveries as a project's owner looks at them: listed, looked into, sent again, called off. `store.lanes` brings them to the wire.
+
+Who changes any takes the turn first: the engine changes many in one transaction, in an order of its own.
+"""
 
 from __future__ import annotations
 
@@ -115,10 +118,10 @@ async def newest(tx: Transaction, wanted: Filter, limit: int) -> list[StoredDeli
     return [_delivery(row) for row in await tx.all(_columns().where(*_where(wanted)).order_by(_table.c.id.desc()).limit(limit))]
 
 
-async def body(tx: Transaction, delivery: StoredDelivery) -> bytes:
-    """The very bytes that are signed and sent. They show stream keys."""
+async def body(tx: Transaction, delivery: StoredDelivery) -> bytes | None:
+    """The very bytes that are signed and sent. They show stream keys. None where retention has just taken them."""
     sealed = await tx.scalar(select(_table.c.body).where(_table.c.id == delivery.id))
-    return b"" if sealed is None else tx.secrets.open(sealed, place(delivery.event_id)).encode()
+    return None if sealed is None else tx.secrets.open(sealed, place(delivery.event_id)).encode()
 
 
 async def attempts_of(tx: Transaction, delivery_id: int, limit: int) -> list[Attempt]:
@@ -149,6 +152,7 @@ async def repeat(tx: Transaction, wanted: Filter, limit: int, at: float) -> list
     Only what was not itself a repetition or a test, is done with, and is not being repeated at present. Returns which, so that the
     caller may go on behind the last one.
     """
+    await take_turn(tx)
     again = _table.alias("again")
     busy = exists().where(again.c.replay_of == _table.c.id, again.c.state == PENDING)
     where = (*_where(wanted), _table.c.replay_of.is_(None), _table.c.cursor > 0, _table.c.state != PENDING, ~busy)
@@ -160,6 +164,7 @@ async def repeat(tx: Transaction, wanted: Filter, limit: int, at: float) -> list
 
 async def repeat_one(tx: Transaction, delivery: StoredDelivery, at: float) -> int | None:
     """A new pending delivery of the same event, or the one that is pending already. Returns its id; None where retention took it."""
+    await take_turn(tx)
     original = delivery.replay_of or delivery.id
     pending = select(func.max(_table.c.id)).where(or_(_table.c.id == original, _table.c.replay_of == original), _table.c.state == PENDING)
     rows = await tx.all(select(_table.c.id, _table.c.endpoint_id, _table.c.stream).where(_table.c.id == delivery.id))
@@ -192,7 +197,6 @@ async def _repeat(tx: Transaction, rows: Sequence[RowMapping], at: float) -> Non
 
 async def _open(tx: Transaction, rows: Sequence[RowMapping]) -> None:
     """The lanes of these deliveries, of one endpoint, are due, failed ones too: whoever has them sent again has mended something."""
-    await take_turn(tx)
     make = postgresql.insert if tx.dialect == "postgresql" else sqlite.insert
     end = fresh(await last_id(tx))  # behind the lanes whose letters are older
     of_rows = (
@@ -207,6 +211,7 @@ async def _open(tx: Transaction, rows: Sequence[RowMapping]) -> None:
 
 async def wake(tx: Transaction, endpoint_id: str) -> int:
     """All lanes of an endpoint that wait after a failure are due. Returns how many did."""
+    await take_turn(tx)
     return await tx.change(update(_lanes).where(_lanes.c.endpoint_id == endpoint_id, _waiting).values(_afresh()))
 
 
@@ -223,6 +228,7 @@ async def cancel(tx: Transaction, wanted: Filter, limit: int, at: float) -> list
 
     Returns which were met, so that the caller may go on behind the last one.
     """
+    await take_turn(tx)
     some = select(_table.c.id).where(*_where(replace(wanted, states=(PENDING,)))).order_by(_table.c.id).limit(limit)
     ids = [int(row["id"]) for row in await tx.all(some)]
     if ids:
@@ -231,9 +237,10 @@ async def cancel(tx: Transaction, wanted: Filter, limit: int, at: float) -> list
     return ids
 
 
-async def forget(tx: Transaction, endpoint_id: str, limit: int) -> int:
-    """Up to `limit` of an endpoint's deliveries go, whatever their state, with their attempts. Returns how many."""
-    some = select(_table.c.id).where(_table.c.endpoint_id == endpoint_id).order_by(_table.c.id).limit(limit)
+async def forget(tx: Transaction, wanted: Filter, limit: int) -> int:
+    """The oldest `limit` that `wanted` chooses go, whatever their state, with their attempts. Returns how many."""
+    await take_turn(tx)
+    some = select(_table.c.id).where(*_where(wanted)).order_by(_table.c.id).limit(limit)
     return await tx.change(delete(_table).where(_table.c.id.in_(some.scalar_subquery())))
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import RowMapping, delete, func, insert, select, update
 
 from medianode.store import schema
 from medianode.store.database import Transaction, storable
+from medianode.store.outbox import take_turn
 
 _table = schema.webhook_endpoints
 _SEALED = ("url", "secret", "previous_secret")
@@ -56,29 +57,35 @@ async def find(tx: Transaction, endpoint_id: str) -> WebhookEndpoint | None:
     return None if row is None else _endpoint(tx, row)
 
 
-async def of_project(tx: Transaction, project_id: str, *, enabled: bool = False) -> list[WebhookEndpoint]:
-    """Oldest first; with `enabled` only those."""
-    return await _of_project(tx, project_id, enabled)
+async def of_project(tx: Transaction, project_id: str) -> list[WebhookEndpoint]:
+    """Oldest first."""
+    rows = await tx.all(select(_table).where(_table.c.project_id == project_id).order_by(_table.c.created_at, _table.c.id))
+    return [_endpoint(tx, row) for row in rows]
 
 
 async def to_write_to(tx: Transaction, project_id: str) -> list[WebhookEndpoint]:
-    """The enabled ones, and none is deleted until this transaction ends: deliveries refer to them."""
-    return await _of_project(tx, project_id, True, hold=True)
+    """The enabled ones, and none is deleted until this transaction ends: deliveries refer to them.
 
-
-async def _of_project(tx: Transaction, project_id: str, enabled: bool, *, hold: bool = False) -> list[WebhookEndpoint]:
-    where = [_table.c.project_id == project_id, *([_table.c.enabled.is_(True)] if enabled else [])]
+    Without URL, secrets and headers: writing needs none, and one that cannot be unsealed must not undo what came to pass.
+    """
+    where = (_table.c.project_id == project_id, _table.c.enabled.is_(True))
     statement = select(_table).where(*where).order_by(_table.c.created_at, _table.c.id)
-    rows = await tx.all(statement.with_for_update(read=True, key_share=True) if hold else statement)
-    return [_endpoint(tx, row) for row in rows]
+    rows = await tx.all(statement.with_for_update(read=True, key_share=True))
+    return [WebhookEndpoint(id=row["id"], url="", events=tuple(row["events"]), **{name: row[name] for name in _PLAIN}) for row in rows]
 
 
 async def count(tx: Transaction, project_id: str) -> int:
     return int(await tx.scalar(select(func.count()).select_from(_table).where(_table.c.project_id == project_id)))
 
 
+async def disable_all(tx: Transaction, project_id: str, at: float) -> None:
+    """Nothing more is written for a project's endpoints, nor sent to them."""
+    await tx.change(update(_table).where(_table.c.project_id == project_id).values(enabled=False, updated_at=at))
+
+
 async def delete_endpoint(tx: Transaction, endpoint_id: str) -> bool:
     """Its deliveries go with it."""
+    await take_turn(tx)
     return await tx.change(delete(_table).where(_table.c.id == endpoint_id)) > 0
 
 

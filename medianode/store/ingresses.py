@@ -84,6 +84,12 @@ async def find(tx: Transaction, ingress_id: str) -> Ingress | None:
     return await _one(tx, _table.c.id == ingress_id)
 
 
+async def find_all(tx: Transaction, ingress_ids: Collection[str]) -> dict[str, Ingress]:
+    """Those of them that there are, by id."""
+    rows = await tx.all(select(_table).where(_table.c.id.in_(list(ingress_ids))))
+    return {row["id"]: _ingress(tx, row) for row in rows}
+
+
 async def find_by_lookup(tx: Transaction, lookup: bytes) -> Ingress | None:
     return await _one(tx, _table.c.stream_key_lookup == lookup)
 
@@ -134,6 +140,12 @@ async def lock(tx: Transaction, ingress_ids: Collection[str], *, to_delete: bool
     statement = select(_table).where(_table.c.id.in_([i for i in ingress_ids if storable(i)])).order_by(_table.c.id)
     rows = await tx.all(statement.with_for_update(key_share=not to_delete))
     return {row["id"]: _ingress(tx, row) for row in rows}
+
+
+async def hold(tx: Transaction, ingress_ids: Collection[str]) -> None:
+    """None of them is deleted until this transaction ends."""
+    statement = select(_table.c.id).where(_table.c.id.in_(list(ingress_ids))).order_by(_table.c.id)
+    await tx.all(statement.with_for_update(read=True, key_share=True))
 
 
 async def lock_cut_off(tx: Transaction, states: Collection[str], node_id: str, limit: int) -> list[Ingress]:

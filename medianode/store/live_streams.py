@@ -118,9 +118,10 @@ async def find_playback_id(tx: Transaction, playback_id: str) -> PlaybackId | No
     return None if row is None else PlaybackId(**row)
 
 
-async def playback_ids_of(tx: Transaction, ingress_id: str) -> Sequence[PlaybackId]:
+async def playback_ids_of(tx: Transaction, *ingress_ids: str) -> Sequence[PlaybackId]:
     """Oldest first."""
-    rows = await tx.all(select(_playback).where(_playback.c.ingress_id == ingress_id).order_by(_playback.c.created_at, _playback.c.id))
+    mine = _playback.c.ingress_id.in_(ingress_ids)
+    rows = await tx.all(select(_playback).where(mine).order_by(_playback.c.created_at, _playback.c.id))
     return [PlaybackId(**row) for row in rows]
 
 

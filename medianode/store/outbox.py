@@ -120,6 +120,13 @@ async def after(tx: Transaction, cursor: int, limit: int, *, project_id: str | N
     return [StoredEvent(**row) for row in rows]
 
 
+async def forget_project(tx: Transaction, project_id: str, limit: int) -> int:
+    """The oldest `limit` events of a project go. Returns how many."""
+    await take_turn(tx)
+    some = select(_events.c.cursor).where(_events.c.project_id == project_id).order_by(_events.c.cursor).limit(limit)
+    return await tx.change(delete(_events).where(_events.c.cursor.in_(some.scalar_subquery())))
+
+
 async def forget(tx: Transaction, until: float, limit: int) -> int:
     """Events from before `until` go. Returns how many."""
     old = select(_events.c.cursor).where(_events.c.at < until).order_by(_events.c.at).limit(limit)

@@ -52,9 +52,10 @@ async def find(tx: Transaction, slug_or_id: str) -> Project | None:
     return None if row is None else _project(tx, row)
 
 
-async def hold(tx: Transaction, project_ids: Collection[str]) -> frozenset[str]:
-    """Those of them that there are, and none is deleted until this transaction ends."""
-    statement = select(_table.c.id).where(_table.c.id.in_(list(project_ids))).order_by(_table.c.id)
+async def hold(tx: Transaction, project_ids: Collection[str] | None) -> frozenset[str]:
+    """Those of them that there are, None for all, and none is deleted until this transaction ends."""
+    where = [] if project_ids is None else [_table.c.id.in_(list(project_ids))]
+    statement = select(_table.c.id).where(*where).order_by(_table.c.id)
     return frozenset(row["id"] for row in await tx.all(statement.with_for_update(read=True, key_share=True)))
 
 

@@ -33,3 +33,8 @@ async def below(tx: Transaction, prefix: str) -> dict[str, str]:
 
 async def remove(tx: Transaction, key: str) -> None:
     await tx.change(delete(_table).where(_table.c.key == key))
+
+
+async def remove_below(tx: Transaction, prefix: str) -> None:
+    """All whose key begins so."""
+    await tx.change(delete(_table).where(_table.c.key.startswith(prefix, autoescape=True)))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import RowMapping, delete, false, func, insert, select, update
 
-from medianode.store import schema
+from medianode.store import ingresses, projects, schema
 from medianode.store.database import Transaction, storable
 
 _table = schema.push_targets
@@ -50,13 +50,24 @@ async def replace(tx: Transaction, target: PushTarget) -> bool:
     return await tx.change(update(_table).where(_table.c.id == target.id).values(**_values(tx, target))) > 0
 
 
-async def find(tx: Transaction, target_id: str, *, lock: bool = False) -> PushTarget | None:
-    """`lock`: nobody else changes it before the end of the transaction."""
+async def find(tx: Transaction, target_id: str) -> PushTarget | None:
     if not storable(target_id):
         return None
-    query = select(_table).where(_table.c.id == target_id)
-    row = await tx.first(query.with_for_update() if lock else query)
+    row = await tx.first(select(_table).where(_table.c.id == target_id))
     return None if row is None else _target(tx, row)
+
+
+async def lock(tx: Transaction, target_ids: Collection[str]) -> dict[str, PushTarget]:
+    """Those of them that there are, by id, and nobody else changes them until this transaction ends. Before anything is announced, and
+    in the order of those who delete: projects and ingresses first.
+    """
+    c = _table.c
+    these = select(c.project_id, c.ingress_id).where(c.id.in_([i for i in target_ids if storable(i)]))
+    rows = await tx.all(these)
+    await projects.hold(tx, {row["project_id"] for row in rows})
+    await ingresses.hold(tx, {row["ingress_id"] for row in rows if row["ingress_id"] is not None})
+    statement = select(_table).where(c.id.in_([i for i in target_ids if storable(i)])).order_by(c.id)
+    return {row["id"]: _target(tx, row) for row in await tx.all(statement.with_for_update())}
 
 
 async def of_room(tx: Transaction, project_id: str, room: str) -> Sequence[PushTarget]:
@@ -64,8 +75,9 @@ async def of_room(tx: Transaction, project_id: str, room: str) -> Sequence[PushT
     return await _all(tx, _table.c.project_id == project_id, _table.c.room == room)
 
 
-async def of_ingress(tx: Transaction, ingress_id: str) -> Sequence[PushTarget]:
-    return await _all(tx, _table.c.ingress_id == ingress_id)
+async def of_ingress(tx: Transaction, *ingress_ids: str) -> Sequence[PushTarget]:
+    """Oldest first."""
+    return await _all(tx, _table.c.ingress_id.in_(ingress_ids))
 
 
 async def of_project(tx: Transaction, project_id: str) -> Sequence[PushTarget]:

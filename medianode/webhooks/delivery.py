@@ -376,7 +376,7 @@ class Delivery:
                 return self._done(lane, letter, DELIVERED, tried, "")
             case "dead":
                 return self._done(lane, letter, DEAD, tried, answer.error)
-        outlet.failed(was_down, self._webhooks.first_retry, self._time.mono(), answer.retry_after)
+        outlet.failed(was_down, self._webhooks.first_retry, self._webhooks.last_retry, self._time.mono(), answer.retry_after)
         if outlet.failing == DOWN:
             log.warning("webhook endpoint is failing", extra={"fields": {"endpoint": outlet.endpoint.id, "error": answer.error}})
         lane.failures += 1

@@ -52,7 +52,7 @@ JOB = tuple(
 )
 """Reserved for the file pipeline."""
 
-CONTROL = ("key.revoked", "link.revoked", "project.changed")
+CONTROL = ("ingress.finished", "key.revoked", "link.revoked", "project.changed")
 """What other daemons on the same database must follow at once."""
 
 TEST = "webhook.test"

@@ -64,11 +64,11 @@ class Outlet:
         self.back = self.back or self.down
         self.failing, self.pause, self.pause_until = 0, 0.0, 0.0
 
-    def failed(self, was_down: bool, first_pause: float, now: float, retry_after: float | None) -> None:
+    def failed(self, was_down: bool, first_pause: float, last_pause: float, now: float, retry_after: float | None) -> None:
         """`was_down`: it was so before this attempt began. Each probe that fails doubles the pause to the next."""
         self.failing += 1
         if self.down:
-            self.pause = min(self.pause * 2 if was_down and self.pause else first_pause, LONGEST_PAUSE)
+            self.pause = min(self.pause * 2 if was_down and self.pause else first_pause, last_pause, LONGEST_PAUSE)
         self.pause_until = max(self.pause_until, now + max(self.pause, min(retry_after or 0.0, LONGEST_PAUSE)))
 
 

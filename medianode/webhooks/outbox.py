@@ -8,6 +8,7 @@ The shapes of `Fact.data`, by family (JSON, no secrets; names as the events feed
 - `publisher.*`: `room identity name door resumed code message duration tracks`.
 - `room.*`: `room hls` (whether rooms on air are on HLS here).
 - `target.*`: `targetId ingressId room host enabled code message bitrate`; ingressId may be null.
+- `ingress.finished`: as `ingress.*`, and `startedAt` of the session that is to end, null where it is not active yet.
 - `key.revoked`: `keyId`. `link.revoked`: `tokenId`, of a view link or a room token. `project.changed`: `projectId slug deleted`; of a
   deletion the fact belongs to no project, for those of a project go with it.
 """

@@ -11,12 +11,12 @@ _TRY_AGAIN = (408, 429)
 
 
 def judge(dialect: str, status: int | None) -> Verdict:
-    """2xx is delivered, 410 Gone is final. StreamHub's receivers say with any other 4xx that they will never take it (contracts 8.10)."""
+    """2xx is delivered. StreamHub's receivers say with a 4xx that they will never take it; all else is tried again (contracts 8.10)."""
     if status is None:
         return "retry"
     if 200 <= status < 300:
         return "delivered"
-    final = status == 410 or (dialect == "streamhub" and 400 <= status < 500 and status not in _TRY_AGAIN)
+    final = dialect == "streamhub" and 400 <= status < 500 and status not in _TRY_AGAIN
     return "dead" if final else "retry"
 
 

@@ -63,17 +63,14 @@ class Sender:
         self._timeout = timeout
         self._body_bytes = limits.webhook_response_bytes
 
-    async def send_once(self, endpoint: WebhookEndpoint, event: str, event_id: str, body: bytes, *, signed: bool = True) -> Answer:
-        """Past the queue: a test, or the probe at registration."""
-        return await self.send(endpoint, event, event_id, body, endpoint.secret if signed else None)
-
     async def send(self, endpoint: WebhookEndpoint, event: str, event_id: str, body: bytes, secret: str | None) -> Answer:
         """POST `body` as it stands, signed with `secret` where there is one. Takes webhooks.timeout at most."""
         headers = signature.headers(endpoint.dialect, event, event_id, body, secret, endpoint.headers)
         began = clock.now()
-        answer = await self._post(endpoint.url, headers, body)
+        answer = await self._post(endpoint.url, headers, body, self._timeout)
         if answer is None:  # a kept connection that was being closed just then: the receiver has not seen the request
-            answer = await self._post(endpoint.url, headers, body, fresh=True) or Answer(error="peer-gone: it closed the connection")
+            left = max(began + self._timeout - clock.now(), 0.0)
+            answer = await self._post(endpoint.url, headers, body, left, fresh=True) or Answer(error="peer-gone: it closed the connection")
         return Answer(
             status=answer.status,
             latency=clock.now() - began,
@@ -82,12 +79,12 @@ class Sender:
             retry_after=answer.retry_after,
         )
 
-    async def _post(self, url: str, headers: Mapping[str, str], body: bytes, *, fresh: bool = False) -> Answer | None:
+    async def _post(self, url: str, headers: Mapping[str, str], body: bytes, timeout: float, *, fresh: bool = False) -> Answer | None:
         """None: a connection that had served before broke before a byte of the answer came."""
         trace = SimpleNamespace(reused=False)
         options: dict[str, Any] = {"headers": {**headers, "Connection": "close"} if fresh else headers, "trace_request_ctx": trace}
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(timeout):
                 target = await self._target(url, headers)
                 async with self._session.post(target, data=body, allow_redirects=False, **options) as response:
                     return await self._read(response)
@@ -164,17 +161,7 @@ class _Guard(AbstractResolver):
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
         place = await self._outbound.place(host, port)
         self._vouched.update(address for address in place.addresses if not self._outbound.allows(address))
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=0,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for address in place.addresses
-        ]
+        return place.resolved()
 
     async def close(self) -> None:
         self._vouched.clear()

@@ -22,6 +22,7 @@ async def test_metrics_tell_of_a_live_publication(tmp_path: Path) -> None:
         'medianode_sessions_total{door="rtmp"}',
         'medianode_loop_lag_seconds{quantile="0.99"}',
         'medianode_queue_packets{queue="renditions"} 0.0',
+        'medianode_queue_packets{queue="push"} 0.0',
         "medianode_resident_bytes ",
     ):
         assert line in text, line

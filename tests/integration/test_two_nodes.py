@@ -71,9 +71,16 @@ async def test_two_daemons_on_one_database(tmp_path: Path, postgres_url: str) ->
                 async with admitted(f"{a.rtmp}/live/{key}") as again:
                     await send_second(again)
                     await told(a, stream, "connected", "active")
+                    await ask(session, b, "PUT", f"/v1/live/streams/{stream}/finish", admin=admin)
+                    await until(lambda: not a.daemon.registry.publications, 10)
+                    await told(a, stream, "finished", "disconnected", "idle")
+                async with admitted(f"{a.rtmp}/live/{key}") as again:
+                    await send_second(again)
+                    await told(a, stream, "connected", "active")
                     await ask(session, b, "DELETE", f"/v1/live/streams/{stream}", admin=admin)
                     await until(lambda: not a.daemon.registry.publications, 10)
         assert await types(a, stream) == [
             *("created", "connected", "active", "disabled", "disconnected", "idle", "enabled"),
+            *("connected", "active", "finished", "disconnected", "idle"),
             *("connected", "active", "disconnected", "idle", "deleted"),
         ]

@@ -142,11 +142,16 @@ async def test_every_operation_by_the_sdk(tmp_path: Path) -> None:
 
 
 async def test_errors_as_the_sdk_parses_them(tmp_path: Path) -> None:
-    async with running(tmp_path) as node, sdk_of(node) as sdk, sdk_of(node, "sk_of_nobody") as stranger:
+    async with running(tmp_path, limits={"playback_ids": 1}) as node, sdk_of(node) as sdk, sdk_of(node, "sk_of_nobody") as stranger:
         manage, nobody = sdk.manage_live_stream, "0" * 32
         stream = (await sdk.start_live_stream.create_new_stream_async(playback_settings=PUBLIC, input_media_settings={})).data.stream_id
         for error, code, call in (
             (errors.UnauthorizedError, 401, stranger.manage_live_stream.get_all_streams_async()),
+            (
+                errors.InvalidPermissionError,
+                403,
+                sdk.live_playback.create_playback_id_of_stream_async(stream_id=stream, access_policy="public"),
+            ),
             (errors.NotFoundError, 404, manage.get_live_stream_by_id_async(stream_id=nobody)),
             (errors.LiveNotFoundError, 404, manage.delete_live_stream_async(stream_id=nobody)),
             (errors.LiveNotFoundError, 404, manage.get_live_stream_viewer_count_by_id_async(stream_id=nobody)),

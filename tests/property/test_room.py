@@ -278,7 +278,7 @@ class RoomMachine(RuleBasedStateMachine):
             assert set(room._policies) <= live
             assert not any(p.ended for p in live)
             assert not set(room.publications) & set(room._holds), "held or there, not both"
-            assert set(room._active_since) <= set(room.publications) | set(room._holds)
+            assert set(room._sessions) <= set(room.publications) | set(room._holds)
             assert room.programme is None or room.programme in live
             watching = {p for p, r in self.rooms_of.items() if r is room and not p.ends}
             assert watching == set(room._sinks)
@@ -294,7 +294,9 @@ class RoomMachine(RuleBasedStateMachine):
         for room in self.registry:
             for publication in room.publications.values():
                 if publication.active and publication.grant.max_duration:
-                    assert self.loop.at - room._active_since[publication.grant.identity] < DURATION
+                    since = room._sessions[publication.grant.identity].since
+                    assert since is not None
+                    assert self.loop.at - since < DURATION
 
     def _show(self, publication: Publication) -> None:
         if not publication.tracks:

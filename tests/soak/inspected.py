@@ -14,6 +14,7 @@ from aiohttp import web
 from medianode import cli, daemon
 from medianode.config import Config
 from medianode.egress import rtmp_play
+from medianode.egress.push.service import PushService
 from medianode.egress.whep.lane import Lane
 from medianode.egress.whep.layers import Stay
 from medianode.egress.whep.service import Watcher
@@ -113,9 +114,9 @@ class InspectedHealth(Health):
     _renditions: Renditions
     daemon: daemon.Daemon
 
-    def register_metrics(self, renditions: Renditions) -> None:
+    def register_metrics(self, renditions: Renditions, pushing: PushService) -> None:
         self._renditions = renditions
-        super().register_metrics(renditions)
+        super().register_metrics(renditions, pushing)
 
     def routes(self) -> list[web.RouteDef]:
         return [*super().routes(), web.get("/leftovers", self._leftovers)]

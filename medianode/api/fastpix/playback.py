@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from medianode.api.fastpix.shapes import Data, Desk, PlaybackSettings, PlaybackView, Rule, Success, playback_view, stored
+from medianode.api.fastpix.shapes import Data, Desk, NewPlaybackId, PlaybackView, Rule, RuleChange, Success, playback_view, stored
 from medianode.api.problems import FASTPIX
 from medianode.api.router import AnyRoute, Call, Empty, Route
 from medianode.auth import Permission, Principal
@@ -32,11 +32,11 @@ class PlaybackIds:
             Route(
                 method="POST",
                 handler=self.create,
-                request=PlaybackSettings,
+                request=NewPlaybackId,
                 response=Data[PlaybackView],
                 status=201,
                 summary="One more playback id; a private one needs a signed token",
-                request_example=PlaybackSettings("private"),
+                request_example=NewPlaybackId("private"),
                 example=example,
                 **many,
             ),
@@ -64,10 +64,10 @@ class PlaybackIds:
                     path=f"/v1{path}/{{playback}}/{last}",
                     aliases=(f"{path}/{{playback}}/{last}",),
                     handler=handler,
-                    request=Rule,
+                    request=RuleChange,
                     response=Data[Rule],
                     summary=summary,
-                    request_example=rule,
+                    request_example=RuleChange(rule.default_policy, rule.allow, rule.deny),
                     example=Data(True, rule),
                     **common,
                 )
@@ -78,9 +78,10 @@ class PlaybackIds:
             ),
         ]
 
-    async def create(self, call: Call[Principal, PlaybackSettings, Empty]) -> Data[PlaybackView]:
+    async def create(self, call: Call[Principal, NewPlaybackId, Empty]) -> Data[PlaybackView]:
         project, new = await self._desk.project(call.who), call.body
-        made = await self._streams.add_playback_id(project.id, call.path("id"), new.access_policy, stored(new.access_restrictions))
+        policy = None if new.access_policy is msgspec.UNSET else new.access_policy
+        made = await self._streams.add_playback_id(project.id, call.path("id"), policy, stored(new.access_restrictions))
         return Data(True, playback_view(made, self._desk.urls(call)))
 
     async def get(self, call: Call[Principal, Empty, Empty]) -> Data[PlaybackView]:
@@ -93,16 +94,17 @@ class PlaybackIds:
         await self._streams.delete_playback_id(project.id, call.path("id"), call.query.playback_id)
         return Success(True)
 
-    async def restrict_domains(self, call: Call[Principal, Rule, Empty]) -> Data[Rule]:
+    async def restrict_domains(self, call: Call[Principal, RuleChange, Empty]) -> Data[Rule]:
         return await self._restrict(call, "domains")
 
-    async def restrict_user_agents(self, call: Call[Principal, Rule, Empty]) -> Data[Rule]:
+    async def restrict_user_agents(self, call: Call[Principal, RuleChange, Empty]) -> Data[Rule]:
         return await self._restrict(call, "userAgents")
 
-    async def _restrict(self, call: Call[Principal, Rule, Empty], what: Restriction) -> Data[Rule]:
+    async def _restrict(self, call: Call[Principal, RuleChange, Empty], what: Restriction) -> Data[Rule]:
         project = await self._desk.project(call.who)
-        await self._streams.restrict(project.id, call.path("id"), call.path("playback"), what, msgspec.to_builtins(call.body))
-        return Data(True, call.body)
+        change = msgspec.to_builtins(call.body)
+        rule = await self._streams.restrict(project.id, call.path("id"), call.path("playback"), what, change)
+        return Data(True, msgspec.convert(rule, Rule))
 
 
 _EXAMPLE = PlaybackView(

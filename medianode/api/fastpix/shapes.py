@@ -49,6 +49,14 @@ class Rule(msgspec.Struct, rename="camel"):
     deny: Patterns = []
 
 
+class RuleChange(msgspec.Struct, rename="camel", omit_defaults=True):
+    """What is left out stays as it is."""
+
+    default_policy: Literal["allow", "deny"] | msgspec.UnsetType = msgspec.UNSET
+    allow: Patterns | msgspec.UnsetType = msgspec.UNSET
+    deny: Patterns | msgspec.UnsetType = msgspec.UNSET
+
+
 class Restrictions(msgspec.Struct, rename="camel"):
     """`domains`: host names of the pages that play it (`shop.example`, `*.shop.example`); `userAgents`: parts of players' names."""
 
@@ -58,6 +66,13 @@ class Restrictions(msgspec.Struct, rename="camel"):
 
 class PlaybackSettings(msgspec.Struct, rename="camel"):
     access_policy: AccessPolicy = "public"
+    access_restrictions: Restrictions | None = None
+
+
+class NewPlaybackId(msgspec.Struct, rename="camel"):
+    """Without `accessPolicy` it is as private as those that the live stream has."""
+
+    access_policy: AccessPolicy | msgspec.UnsetType = msgspec.UNSET
     access_restrictions: Restrictions | None = None
 
 

@@ -14,7 +14,7 @@ from medianode.api.router import AnyRoute, Call, Empty, Route
 from medianode.auth import Permission, Principal
 from medianode.control.broadcasts import Broadcast
 from medianode.control.live_streams import LiveStreams
-from medianode.errors import Conflict, LimitExceeded, NotFound
+from medianode.errors import Conflict, NotFound
 from medianode.media.names import shown
 from medianode.store.projects import Project
 from medianode.store.targets import PushTarget
@@ -107,12 +107,9 @@ class Simulcast:
         if status != "idle":
             raise Conflict(f"a simulcast is made while its live stream is idle; this one is {status}", code="simulcast-unavailable")
         body, ingress = call.body, broadcast.ingress
-        try:
-            made = await self._targets.create(
-                project, ingress.room, body.url, body.stream_key or None, ingress_id=ingress.id, metadata=body.metadata
-            )
-        except LimitExceeded as e:  # to FastPix's clients: not available now
-            raise Conflict(e.message, code=e.code) from None
+        made = await self._targets.create(
+            project, ingress.room, body.url, body.stream_key or None, ingress_id=ingress.id, metadata=body.metadata
+        )
         return Data(True, simulcast_view(made))
 
     async def get(self, call: Call[Principal, Empty, Empty]) -> Data[SimulcastView]:

@@ -27,7 +27,6 @@ from medianode.api.router import AnyRoute, Call, Empty, Route
 from medianode.auth import Permission, Principal
 from medianode.control.broadcasts import Broadcast
 from medianode.control.live_streams import LiveStreams, Policy
-from medianode.errors import Conflict
 
 
 class Filter(msgspec.Struct, rename="camel"):
@@ -153,7 +152,8 @@ class Streams:
         project, wanted = await self._desk.project(call.who), call.query
         first = (wanted.offset - 1) * wanted.limit
         found, total = await self._streams.list(project.id, newest_first=wanted.order_by == "desc", limit=wanted.limit, offset=first)
-        objects = [(await self._object(call, broadcast)).data for broadcast in found]
+        targets = await self._streams.targets(*(broadcast.ingress.id for broadcast in found))
+        objects = [self._desk.stream(call, b, [t for t in targets if t.ingress_id == b.ingress.id]) for b in found]
         return Listed(True, objects, Pagination(total, wanted.offset, -(-total // wanted.limit)))
 
     async def get(self, call: Call[Principal, Empty, Empty]) -> Data[StreamObject]:
@@ -183,12 +183,7 @@ class Streams:
         return Success(True)
 
     async def finish(self, call: Call[Principal, Empty, Empty]) -> Success:
-        found = await self._find(call)
-        if found.disabled or not self._desk.live.in_session(found.ingress):
-            raise Conflict("stream cannot be completed: it is not active", code="not-active")
-        await self._streams.finishing(found)
-        if not self._desk.live.finish(found.ingress):
-            raise Conflict("stream cannot be completed: it is not active on this node", code="not-active")
+        await self._streams.finish((await self._desk.project(call.who)).id, call.path("id"))
         return Success(True)
 
     async def viewers(self, call: Call[Principal, Empty, Empty]) -> Data[Views]:

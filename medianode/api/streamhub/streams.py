@@ -14,6 +14,7 @@ from medianode.api.router import AnyRoute, Call, Empty, Route
 from medianode.api.sessions import session_id, view_of
 from medianode.api.shapes import Data, Page, page_of
 from medianode.auth import Door, Permission, Principal
+from medianode.control.audit import AuditLog
 from medianode.control.ingresses import LIST_LIMIT, Ingresses
 from medianode.control.projects import Projects
 from medianode.errors import NotFound, PeerGone
@@ -49,11 +50,12 @@ class Filter(msgspec.Struct):
 
 
 class Streams:
-    def __init__(self, projects: Projects, ingresses: Ingresses, registry: Registry, live: Live) -> None:
+    def __init__(self, projects: Projects, ingresses: Ingresses, registry: Registry, live: Live, log: AuditLog) -> None:
         self._projects = projects
         self._ingresses = ingresses
         self._registry = registry
         self._live = live
+        self._log = log
 
     @property
     def routes(self) -> list[AnyRoute]:
@@ -107,6 +109,7 @@ class Streams:
         name = call.path("stream")
         for room, publication in self._publishing(call.who):
             if name in (_id(publication), session_id(publication)):
+                await self._log.write("session.ended", session_id(publication), room.project_id)
                 room.end(publication, "kicked", final=True)
                 publication.kick(PeerGone("this stream was ended through the API", code="kicked"))
                 return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,7 +17,8 @@ class Report:
     """Of one target, over all its connections. A pusher calls the methods, in the loop; they take microseconds.
 
     `sent_bytes`, `acknowledged_bytes`: of this connection, protocol overhead included; `total_bytes`: sent over all. `dropped_packets`:
-    what a slow target was not sent. `treatment`: per kind `copy` or how it is made. `bitrate`: bit/s of the last second or so.
+    what a slow target was not sent; `queue`: what of this connection's waits to be. `treatment`: per kind `copy` or how it is made.
+    `bitrate`: bit/s of the last second or so.
     """
 
     on_broadcasting: Callable[[], None] | None = None
@@ -26,6 +27,7 @@ class Report:
     acknowledged_bytes: int = 0
     total_bytes: int = 0
     dropped_packets: int = 0
+    queue: Sized = ()
     last_words: str = ""
     bitrate: float = 0.0
     treatment: dict[str, str] = field(default_factory=dict)
@@ -58,6 +60,7 @@ class Report:
         """A new connection begins."""
         self.is_broadcasting = False
         self.sent_bytes = self.acknowledged_bytes = 0
+        self.queue = ()
         self.bitrate = 0.0
 
     def sample(self, now: float) -> None:

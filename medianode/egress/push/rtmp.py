@@ -60,7 +60,7 @@ class RtmpPush:
         async with open_publisher(target, verify=self._outbound.trust, addresses=place.addresses, window=WINDOW) as publisher:
             connection = _Connection(publisher, room, report, self._limits)
             try:
-                async with background(publisher.watch(connection.heard)):
+                async with background(publisher.watch(connection.heard, BEAT)):
                     await connection.feed(self._renditions)
             except ExceptionGroup as e:  # what the target said, or else how the connection went away
                 raise next((x for x in e.exceptions if isinstance(x, MedianodeError)), e.exceptions[0]) from None
@@ -191,13 +191,16 @@ class Outlet:
         self._tracks = tuple(track for track in first if track is not None)
         self._declared = False
         if self._queue is None:
-            self._queue = PacketQueue(Policy.LIVE, self._bounds, has_video=self.has_video)
+            self._queue = self._report.queue = PacketQueue(Policy.LIVE, self._bounds, has_video=self.has_video)
         else:
             self._queue.push_gap(Gap("track-changed"), has_video=self.has_video)
 
     def on_packet(self, packet: Packet) -> None:
         if self._queue is not None and any(packet.track is track for track in self._tracks):
             self._queue.push(packet)
+            if packet.keyframe and packet.track.is_video:
+                # not when it is written: one that does not read must not have the publisher asked each second
+                self.keyframe_at = packet.received_at
 
     def on_gap(self, gap: Gap) -> None:
         self.flush()
@@ -222,8 +225,6 @@ class Outlet:
             if not self._declared:
                 self._declared = True
                 publisher.declare(self._tracks)
-            if item.track.is_video and item.keyframe:
-                self.keyframe_at = item.received_at
             publisher.put(item)
             self.sent_media = True
             taken += len(item.data)

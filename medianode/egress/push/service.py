@@ -57,6 +57,11 @@ class PushService:
         running = self._running.get(target_id)
         return None if running is None else running[0]
 
+    @property
+    def queued(self) -> int:
+        """Packets that wait for targets."""
+        return sum(len(supervisor.report.queue) for supervisor, _ in self._running.values())
+
     async def _serve(self) -> None:
         """Follow what is wanted; runs until cancelled. A database that is away is asked again each second."""
         async with self._tasks:
@@ -88,11 +93,13 @@ class PushService:
                 async with self._db.read() as tx:
                     wanted = {target.id: target for target in await table.of_room(tx, project_id, name) if target.enabled}
                 unless_read.pop_all()
-        for target_id, (supervisor, _) in tuple(self._running.items()):
+        for target_id, (supervisor, task) in tuple(self._running.items()):
             if (supervisor.target.project_id, supervisor.target.room) != (project_id, name):
                 continue
             if supervisor.ending or target_id not in wanted or supervisor.room is not room or _moved(supervisor.target, wanted[target_id]):
-                await self._stop(target_id)
+                supervisor.end()
+                task.cancel()
+                await asyncio.wait((task,))  # its last word is told before anything new begins
         if room is None or not room.on_air:  # it ended while we waited
             return
         for target_id, target in wanted.items():
@@ -110,13 +117,6 @@ class PushService:
             return
         self._running[target.id] = (supervisor, task)
         task.add_done_callback(lambda done: self._forget(target.id, done))
-
-    async def _stop(self, target_id: str) -> None:
-        """Its last word is told before anything new begins."""
-        supervisor, task = self._running[target_id]
-        supervisor.end()
-        task.cancel()
-        await asyncio.wait((task,))
 
     def _forget(self, target_id: str, task: asyncio.Task[Any]) -> None:
         running = self._running.get(target_id)

@@ -154,11 +154,13 @@ class Supervisor:
     def without_secrets(self, text: str) -> str:
         """What a target said, fit to be shown and kept: many repeat what they were offered, and some send what is no text."""
         text = "".join(c if c.isprintable() else " " for c in text)
+        key = self.target.stream_key or ""
+        name, _, query = key.partition("?")  # Twitch's: the server tells what is before it as the name
         for url in (self.target.url, self.target.alternate_url or ""):
             parts = urlsplit(url)
             path = parts.path.strip("/")
             last = path.rpartition("/")[2] if self.target.stream_key is None else ""
-            for secret in (self.target.stream_key, unquote(parts.password or ""), parts.query, path if last else "", last):
+            for secret in (key, name, query, unquote(parts.password or ""), parts.query, path if last else "", last):
                 if secret and len(secret) >= 4:
                     text = text.replace(secret, "…")
         return text[:MESSAGE]

@@ -126,7 +126,8 @@ class WhipPush:
         if not allowed:
             named = ", ".join(each.address for each in accepted.candidates[:3])
             raise Forbidden(
-                f"the answer's candidates are {named}: private or special addresses; outbound.allow may permit it", code="private-address"
+                f"the answer's candidates are {named}: private or special addresses, and not in the node's outbound.allow",
+                code="private-address",
             )
         return allowed
 

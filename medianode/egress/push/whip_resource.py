@@ -46,17 +46,7 @@ class _Placed(AbstractResolver):
         self._place = place
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=0,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for address in self._place.addresses
-        ]
+        return self._place.resolved()
 
     async def close(self) -> None:
         """Nothing is held."""

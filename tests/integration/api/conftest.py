@@ -36,12 +36,13 @@ from medianode.control.lifecycle import IngressLives
 from medianode.control.links import Links
 from medianode.control.live_streams import LiveStreams
 from medianode.control.projects import Projects
+from medianode.control.room_options import RoomOptions
 from medianode.control.signing_keys import SigningKeys
 from medianode.control.targets import Targets
 from medianode.control.webhooks import Webhooks
 from medianode.egress.push.service import PushService
 from medianode.errors import MedianodeError, PeerGone
-from medianode.events import Bus, IngressDeleted
+from medianode.events import Bus, IngressDeleted, IngressFinished
 from medianode.media.packet import Packet
 from medianode.media.track import Codec, Track
 from medianode.origin import Origin
@@ -103,7 +104,9 @@ class House:
         self.gate = HouseGatekeeper(
             self.projects, self.keys, self.ingresses, self.broadcasts, self.links, failed, hold=self.config.ingress.hold
         )
+        self.ingresses.settle = self.lives.write
         self.bus.subscribe(IngressDeleted, self._deleted)  # as the daemon wires it
+        self.bus.subscribe(IngressFinished, self._finished)
         self.evictions = Evictions(self.bus, self.registry, self.gate.still)
         origin = Origin(self.config.public_url, self.config.http.trusted_proxies)
         self.sender = Recorder()
@@ -124,9 +127,9 @@ class House:
             *LinksApi(self.projects, self.links, origin, ports).routes,
             *AuditApi(AuditLog(self.db), self.projects).routes,
         ]
-        self.api = Api(
-            self.config, origin, self.gate, self.registry, self.projects, self.keys, self.ingresses, self.lives, Ports(rtmp=1935), more=more
-        )
+        who = (self.config, origin, self.gate, self.registry, self.projects, self.keys, self.ingresses, self.lives)
+        self.options = RoomOptions(self.db, self.bus)
+        self.api = Api(*who, AuditLog(self.db), ports, options=self.options, more=more)
         self.app = web.Application(middlewares=[self.api.middleware])
         self.app.add_routes(self.api.routes())
         self.client: TestClient[Any, Any] | None = None
@@ -134,6 +137,9 @@ class House:
 
     def _deleted(self, event: IngressDeleted) -> None:
         self.registry.kick_ingress(event.ingress_id, PeerGone("the ingress was deleted", code="ingress-deleted"))
+
+    def _finished(self, event: IngressFinished) -> None:
+        self.registry.kick_ingress(event.ingress_id, PeerGone("the live stream was finished", code="finished"))
 
     async def key(self, *permissions: str, project: str | None = None) -> str:
         return (await self.keys.create("test", permissions, project)).secret

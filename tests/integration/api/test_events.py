@@ -177,17 +177,70 @@ async def test_it_ends_when_its_key_does(house: Any) -> None:
         assert data["id"] == fact.id
 
 
-async def test_a_key_that_is_no_longer_good_ends_it_soon(house: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("values", "code"), [({"revoked_at": 1.0}, "key-revoked"), ({"expires_at": 1.0}, "key-expired")])
+async def test_a_key_that_is_no_longer_good_ends_it_soon(
+    house: Any, monkeypatch: pytest.MonkeyPatch, values: dict[str, float], code: str
+) -> None:
     monkeypatch.setattr("medianode.api.events.HEARTBEAT", 0.05)
     monkeypatch.setattr("medianode.api.events.LOOK", 0.05)
     made = await house.keys.create("short", ["live"], "live")
     async with reading(house, "?after=now", key=made.secret) as reader:
         assert (await reader.comment()).startswith(": 20")
         async with house.db.write() as tx:
-            await tx.change(schema.api_keys.update().where(schema.api_keys.c.id == made.key.id).values(revoked_at=1.0))
+            await tx.change(schema.api_keys.update().where(schema.api_keys.c.id == made.key.id).values(**values))
         house.keys._cache.clear()
         kind, data = await reader.next()
-        assert (kind, data["code"]) == ("end", "key-revoked")
+        assert (kind, data["code"]) == ("end", code)
+
+
+async def test_failed_logins_at_its_address_do_not_keep_a_dead_key_alive(house: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medianode.api.events.LOOK", 0.05)
+    monkeypatch.setattr("medianode.api.events.UNSURE", 0.1)
+    async with reading(house, "?after=now") as reader:
+        while (await house.ask("GET", f"{FEED}?limit=1", key="guess")).status != 429:
+            pass
+        kind, data = await reader.next()
+        assert (kind, data["code"]) == ("end", "too-many-requests")
+
+
+async def test_it_ends_with_its_project(house: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = await house.key("live", project="other")
+    key = house.admin
+    async with (
+        reading(house, "?app=other&after=now", key=key) as named,
+        reading(house, "?after=now", key=mine) as own,
+        reading(house, "?after=now", key=key) as everything,
+    ):
+        await house.projects.delete("other", "other")
+        for reader in (named, own):
+            kind, data = await reader.next()
+            assert (kind, data["code"]) == ("end", "project-deleted")
+            with pytest.raises(EOFError):
+                await reader.next()
+        assert (await everything.next())[0] == "project.changed"
+    # and where nobody told us of it
+    monkeypatch.setattr("medianode.api.events.LOOK", 0.05)
+    await house.projects.create("other")
+    async with reading(house, "?app=other&after=now", key=key) as named:
+        async with house.db.write() as tx:
+            await tx.change(schema.projects.delete().where(schema.projects.c.slug == "other"))
+        house.projects._cache.clear()
+        assert (await named.next())[1]["code"] == "not-found"
+
+
+async def test_no_project_takes_all_streams(make_house: Any) -> None:
+    house = await make_house(Config(limits=Limits(event_streams=4)))
+    other = await house.key("live", project="other")
+    async with reading(house, "?after=now"), reading(house, "?after=now") as second:
+        refused = await house.ask("GET", FEED)
+        assert (refused.status, refused.headers["X-Error-Code"]) == (429, "too-many-event-streams")
+        assert "kept for others" in refused.body["message"]
+        async with reading(house, "?after=now", key=other):
+            assert (await house.ask("GET", FEED, key=other)).status == 429
+            async with reading(house, "?after=now", key=house.admin):
+                assert len(house.events._streams) == 4
+        await house.events.close()
+        assert (await second.next())[1]["code"] == "shutdown"
 
 
 async def test_the_bound_and_the_end_of_the_node(make_house: Any) -> None:
@@ -204,6 +257,16 @@ async def test_the_bound_and_the_end_of_the_node(make_house: Any) -> None:
         while house.events._streams:  # a reader that left gives its place back
             await asyncio.sleep(0.01)
             await tell(house, "live", "room.live")
+
+
+async def test_a_reader_that_left_is_noticed_in_silence(house: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medianode.api.events.HEARTBEAT", 3600.0)
+    monkeypatch.setattr("medianode.api.events.LOOK", 0.05)
+    async with reading(house, "?after=now"):
+        assert len(house.events._streams) == 1
+    async with asyncio.timeout(10):
+        while house.events._streams:
+            await asyncio.sleep(0.01)
 
 
 async def test_a_slow_reader_holds_up_nobody_and_is_put_out(house: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,6 +137,7 @@ async def test_what_is_served_fits_what_is_described(house: Any) -> None:
         "playback": live["playbackIds"][0]["id"],
         "target": target["simulcastId"],
         "delivery": delivery,
+        "viewer": "9f1c2ab07e5d4c31",
     }
     succeeded = set()
 
@@ -171,6 +172,7 @@ async def test_what_is_served_fits_what_is_described(house: Any) -> None:
         "DELETE /api/v1/apps/{app}/ingress/{id}",  # BaxCloud's deleted it
         "DELETE /api/v1/projects/{project}",  # lacks its confirmation
         "PUT /v1/live/streams/{id}/finish",  # nobody publishes
+        "DELETE /api/v1/viewers/{viewer}",  # there is none
         "POST /api/v1/apps/{app}/tokens/revoke",  # the example's token is signed by nobody
     }
 

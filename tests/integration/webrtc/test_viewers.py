@@ -35,6 +35,8 @@ async def test_viewers_are_listed_and_put_out(tmp_path: Path) -> None:
                 async with line.http.delete(f"{api}/{viewer['id']}", headers=admin) as response:
                     assert response.status == 204
                 await line.until(peer.closed.is_set)
+                async with line.http.get(f"{line.node.http}/api/v1/audit?action=viewer.put-out", headers=admin) as response:
+                    assert [entry["target"] for entry in (await response.json())["data"]] == [viewer["id"]]
                 async with line.http.delete(f"{api}/{viewer['id']}", headers=admin) as response:
                     assert response.status == 404
 

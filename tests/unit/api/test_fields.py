@@ -135,3 +135,19 @@ def test_structs_within_are_read_as_those_without() -> None:
         "inner.words: expected an array of text, got an array",
         "perhaps: expected an object, got 7",
     )
+
+
+class Secrets(msgspec.Struct, rename="camel"):
+    stream_key: Annotated[str, Meta(max_length=9)] = ""
+    secret_key: str = ""
+    storage: Inner | None = None
+
+
+def test_secrets_are_not_said_back() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        build({"streamKey": "hunter2 hunter2", "secretKey": 20817, "storage": "hunter2"}, Secrets)
+    assert caught.value.fields == (
+        "streamKey: expected text of at most 9 characters, got 15 characters",
+        "secretKey: expected text, got a number",
+        "storage: expected an object, got 7 characters",
+    )

@@ -10,7 +10,7 @@ from medianode.control.deliveries import Deliveries
 from medianode.control.webhooks import Change, NewEndpoint, Webhooks
 from medianode.errors import Conflict, InvalidRequest, NotFound
 from medianode.outbound import Outbound
-from medianode.store import audit, schema
+from medianode.store import audit, outbox, schema
 from medianode.store import deliveries as table
 from medianode.store.deliveries import Filter
 from medianode.webhooks.facts import Fact
@@ -228,3 +228,28 @@ async def test_looking_costs_indices(scene: Scene) -> None:
     assert "ix_deliveries_replay_of" in str([dict(row) for row in plan])
     async with scene.db.read() as tx:
         assert (await table.waiting(tx, [scene.endpoint.id]))[scene.endpoint.id].pending == 1
+
+
+async def test_a_project_goes_with_what_it_was_sent_some_at_a_time(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medianode.control.projects.BATCH", 2)
+    await scene.tell(*"abcde")
+    with pytest.raises(InvalidRequest, match="confirm"):
+        await scene.house.projects.delete("shop", "shob")
+    assert len(await scene.ids()) == 5
+    assert (await scene.webhooks.get(scene.project.id, scene.endpoint.id))[0].enabled
+    gone: dict[str, list[int]] = {"deliveries": [], "events": []}
+
+    def spied(name: str, forget: Any) -> Any:
+        async def call(*arguments: Any) -> int:
+            met: int = await forget(*arguments)
+            gone[name].append(met)
+            return met
+
+        return call
+
+    monkeypatch.setattr(table, "forget", spied("deliveries", table.forget))
+    monkeypatch.setattr(outbox, "forget_project", spied("events", outbox.forget_project))
+    await scene.house.projects.delete("shop", "shop")
+    assert gone["deliveries"] == [2, 2, 1]
+    assert gone["events"] == [2, 2, 2, 0]  # its own creation was told too
+    assert await scene.deliveries.list(Filter(project_id=scene.project.id), 10) == []

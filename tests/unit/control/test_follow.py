@@ -13,13 +13,14 @@ from medianode.control.follow import Follower
 from medianode.control.ingresses import Ingresses
 from medianode.control.keys import Keys
 from medianode.control.projects import Projects
-from medianode.errors import StorageError
+from medianode.errors import Conflict, StorageError
 from medianode.events import (
     Bus,
     Event,
     IngressChanged,
     IngressDeleted,
     IngressDisabled,
+    IngressFinished,
     KeyRevoked,
     ProjectChanged,
     ProjectDeleted,
@@ -27,7 +28,9 @@ from medianode.events import (
     TokenRevoked,
     ViewingChanged,
 )
+from medianode.store import ingresses
 from medianode.store.database import Database, open_database
+from medianode.store.ingresses import Standing
 from medianode.webhooks.facts import Fact
 from medianode.webhooks.outbox import announce
 
@@ -76,6 +79,32 @@ async def test_ingresses(house: Any, other: Other) -> None:
     assert await followed(house, follower) == [IngressChanged(*about)] * 2
     await other.ingresses.delete(shop.id, made.id)
     assert await followed(house, follower) == [IngressDeleted(*about)]
+    assert await followed(house, follower) == []
+
+
+async def test_a_session_is_finished_and_the_next_one_is_left_alone(house: Any, other: Other) -> None:
+    shop = await house.projects.create("shop")
+    made = await house.ingresses.create(shop, Door.RTMP, "a", "ada")
+    follower = Follower(house.db, house.bus)
+    await follower.start()
+
+    async def stands(state: str, started_at: float | None) -> None:
+        async with other.db.write() as tx:
+            await ingresses.stand(tx, made.id, Standing(state, started_at=started_at))
+
+    finished = IngressFinished(made.id, shop.id, "rtmp", "shop-a", "ada")
+    for state, started_at, later, followed_by in (
+        ("ACTIVE", 1.5, ("ACTIVE", 1.5), [finished]),
+        ("BUFFERING", None, ("ACTIVE", 2.5), [finished]),
+        ("ACTIVE", 2.5, ("ACTIVE", 3.5), []),
+        ("ACTIVE", 3.5, ("COMPLETE", 3.5), []),
+    ):
+        await stands(state, started_at)
+        await other.ingresses.finish(shop.id, made.id)
+        await stands(*later)
+        assert await followed(house, follower) == followed_by
+    with pytest.raises(Conflict, match="stream cannot be completed"):
+        await other.ingresses.finish(shop.id, made.id)
     assert await followed(house, follower) == []
 
 

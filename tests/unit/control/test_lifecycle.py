@@ -127,6 +127,16 @@ async def test_deleted(stage: Stage) -> None:
     assert stage.lives.life(stage.ingress.id) is None
 
 
+async def test_its_project_deleted(stage: Stage) -> None:
+    stage.opened()
+    stage.active()
+    await stage.house.projects.delete("shop", "shop")
+    stage.lost()
+    stage.ended()
+    await stage.lives.write()
+    assert stage.lives.life(stage.ingress.id) is None
+
+
 async def test_without_an_ingress_nothing_is_kept(stage: Stage) -> None:
     bus = stage.house.bus
     bus.publish(PublicationOpened("p", "r", "i"))

@@ -22,7 +22,7 @@ from medianode.events import (
     RoomEnded,
     RoomLive,
 )
-from medianode.store import outbox, presences
+from medianode.store import outbox, presences, schema
 from medianode.store.nodes import all_nodes
 
 TRACKS = (("video", "h264"), ("audio", "aac"))
@@ -171,6 +171,18 @@ async def test_what_cannot_be_written_does_not_hold_up_the_rest(
     monkeypatch.setattr("medianode.control.ledger.announce", announce)
     assert await stage.types() == ["ingress.connected", "ingress.active"]
     assert "1 facts are lost" in caplog.text
+
+
+async def test_a_row_that_cannot_be_unsealed_holds_up_nobody(stage: Stage) -> None:
+    other = await stage.house.ingresses.create(stage.project, Door.RTMP, "b", "bob")
+    await stage.facts()
+    async with stage.house.db.write() as tx:
+        await tx.change(schema.ingresses.update().where(schema.ingresses.c.id == stage.ingress.id).values(stream_key=b"broken"))
+    lost = LOST.labels().value
+    stage.opened()
+    stage.house.bus.publish(PublicationOpened(stage.project.id, other.room, "bob", other.id, door="rtmp"))
+    assert [(fact.type, fact.data["ingressId"]) for fact in await stage.facts()] == [("ingress.connected", other.id)]
+    assert LOST.labels().value == lost + 1
 
 
 async def test_deleted_while_live_the_end_is_told_before_the_deletion(stage: Stage, time: Any) -> None:

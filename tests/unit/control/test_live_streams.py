@@ -14,6 +14,7 @@ from medianode.errors import Conflict, Forbidden, NotFound
 from medianode.events import Bus, IngressStateChanged
 from medianode.media.track import Kind
 from medianode.store import ingresses
+from medianode.store.database import Transaction
 from medianode.store.ingresses import Standing
 from medianode.tasks import background
 
@@ -147,6 +148,24 @@ async def test_pages_in_either_order(shop: Any, streams: LiveStreams) -> None:
     oldest, _ = await streams.list(shop.id, newest_first=False, limit=2, offset=2)
     assert ([b.ingress.id for b in newest], total) == ([made[2], made[1]], 3)
     assert [b.ingress.id for b in oldest] == [made[2]]
+
+
+async def test_a_page_costs_no_more_queries_than_one_stream(
+    house: Any, shop: Any, streams: LiveStreams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [await streams.create(shop, Policy()) for _ in range(4)]
+    asked: list[object] = []
+    rows = Transaction.all
+
+    async def counted(tx: Transaction, statement: Any) -> Any:
+        asked.append(statement)
+        return await rows(tx, statement)
+
+    monkeypatch.setattr(Transaction, "all", counted)
+    assert (await streams.list(shop.id, limit=1, newest_first=False))[0] == made[:1]
+    of_one = len(asked)
+    assert (await streams.list(shop.id, limit=4, newest_first=False))[0] == made
+    assert len(asked) == 2 * of_one
 
 
 async def test_playback_ids(house: Any, shop: Any, streams: LiveStreams) -> None:

@@ -11,12 +11,13 @@ from sqlalchemy import select
 from medianode.auth import Door
 from medianode.control.audit import AuditLog
 from medianode.control.projects import Projects, merged_limits
+from medianode.control.room_options import PREFIX, Options, RoomOptions
 from medianode.control.storage import check_storage, shown_storage
 from medianode.control.tokens import mint
 from medianode.errors import Forbidden, InvalidRequest, NotFound, Unauthorized
 from medianode.events import Bus, ProjectDeleted
 from medianode.outbound import Outbound
-from medianode.store import ingresses, outbox, schema
+from medianode.store import ingresses, outbox, schema, settings
 
 S3 = {"type": "s3", "bucket": "garage-media", "accessKey": "AKIA1", "secretKey": "very secret"}
 
@@ -113,10 +114,14 @@ async def test_a_project_is_deleted_with_all_that_is_in_it(house: Any, time: Any
     link = await house.links.create(shop, "a")
     await house.keys.verify(key.secret)
     assert await house.gate.read("shop", "a", link.token)
+    options = RoomOptions(house.db, house.bus)
+    await options.put(shop.id, "shop-a", Options(0.2))
     with pytest.raises(InvalidRequest) as caught:
         await house.projects.delete("shop", "other")
     assert caught.value.code == "not-confirmed"
     await house.projects.delete(shop.id, "shop")
+    with pytest.raises(NotFound):
+        await options.put(shop.id, "shop-a", Options(0.3))
     assert ProjectDeleted(shop.id, "shop") in house.told
     for attempt in (house.gate.read("shop", "a", link.token), house.projects.delete("shop", "shop"), house.projects.get(shop.id)):
         with pytest.raises(NotFound):
@@ -128,7 +133,9 @@ async def test_a_project_is_deleted_with_all_that_is_in_it(house: Any, time: Any
     async with house.db.read() as tx:
         assert await ingresses.find(tx, made.id) is None
         facts = [e for e in await outbox.after(tx, 0, 100) if e.type == "project.changed" and e.project_id is None]
+        assert await settings.below(tx, PREFIX) == {}
     assert [e.data for e in facts] == [{"projectId": shop.id, "slug": "shop", "deleted": True}]
+    assert options.get(shop.id, "shop-a") == Options()
     assert [p.slug for p in await house.projects.list()] == [other.slug]
     log = AuditLog(house.db)
     done = await log.before(1, project_id=shop.id)

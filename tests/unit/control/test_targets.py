@@ -10,8 +10,8 @@ from medianode.auth import Door
 from medianode.config import Limits
 from medianode.control.target_states import TargetStates
 from medianode.control.targets import Targets, masked_key, masked_url
-from medianode.errors import InvalidRequest, LimitExceeded, NotFound, StorageError
-from medianode.events import TargetChanged, TargetStateChanged
+from medianode.errors import Conflict, Forbidden, InvalidRequest, NotFound, StorageError
+from medianode.events import Bus, TargetChanged, TargetStateChanged
 from medianode.outbound import Outbound
 from medianode.store import audit, outbox, schema
 from medianode.store import targets as table
@@ -88,8 +88,8 @@ async def test_the_key_is_sealed(house: Any, targets: Targets, project: Project)
         ({"url": "ftp://x.test/app"}, "url: expected rtmp://"),
         ({"url": "rtmp://x.test/live"}, "url: expected rtmp://host/app/key"),
         ({"url": "rtmp://x.test", "stream_key": KEY}, "url: expected rtmp://host/app"),
-        ({"url": "rtmp://inside.test/app", "stream_key": KEY}, "url: inside.test is 10.0.0.7: a private"),
-        ({"url": "rtmp://127.0.0.1/app", "stream_key": KEY}, "url: 127.0.0.1 is 127.0.0.1: a private"),
+        ({"url": "rtmp://inside.test/app", "stream_key": KEY}, "url: inside.test: a private"),
+        ({"url": "rtmp://127.0.0.1/app", "stream_key": KEY}, "url: 127.0.0.1: a private"),
         ({"url": YOUTUBE, "stream_key": "a b"}, "streamKey: expected up to 2000 printable characters"),
         ({"url": YOUTUBE, "stream_key": KEY, "alternate_url": "rtmp://[::1/x"}, "alternateUrl: expected"),
         ({"url": "https://x.test/whip", "metadata": {str(i): "x" for i in range(11)}}, "metadata: expected at most 10 names"),
@@ -103,13 +103,28 @@ async def test_what_cannot_be(targets: Targets, project: Project, fields: dict[s
 
 
 async def test_as_many_as_the_limits_allow(targets: Targets, project: Project) -> None:
-    for room in ("a", "a", "b", "b"):
-        await targets.create(project, room, YOUTUBE, KEY)
-    with pytest.raises(LimitExceeded, match="there are 4 simulcast targets already"):
+    for room, key in (("a", KEY), ("a", "other-key"), ("b", KEY), ("b", "other-key")):
+        await targets.create(project, room, YOUTUBE, key)
+    with pytest.raises(Forbidden, match="this node has 4 simulcast targets"):
         await targets.create(project, "c", YOUTUBE, KEY)
     await targets.delete(project.id, (await targets.list(project.id, "shop-b"))[0].id)
-    with pytest.raises(LimitExceeded, match="room shop-a has 2 simulcast targets already"):
-        await targets.create(project, "a", YOUTUBE, KEY)
+    with pytest.raises(Forbidden, match="room shop-a has 2 simulcast targets"):
+        await targets.create(project, "a", YOUTUBE, "third-key")
+
+
+async def test_a_room_is_not_sent_twice_under_one_key(targets: Targets, project: Project) -> None:
+    made = await targets.create(project, "a", YOUTUBE, KEY)
+    for url, key in ((YOUTUBE, KEY), (f"{YOUTUBE}/{KEY}", None), ("rtmps://A.rtmps.youtube.test:443/live2", KEY)):
+        with pytest.raises(Conflict, match=f"room shop-a is sent to a.rtmps.youtube.test under this key already, by target {made.id}") as e:
+            await targets.create(project, "a", url, key, enabled=False)
+        assert e.value.code == "duplicate-target"
+        assert KEY not in e.value.message
+    whip = await targets.create(project, "a", "https://whip.test/endpoint", KEY)
+    with pytest.raises(Conflict, match="under this key already"):
+        await targets.change(project.id, whip.id, url=YOUTUBE)
+    assert (await targets.get(project.id, whip.id)).url == whip.url
+    assert (await targets.change(project.id, made.id, url=YOUTUBE, stream_key=KEY)).id == made.id, "it is no other than itself"
+    await targets.create(project, "b", YOUTUBE, KEY)  # another room may be on air another day
 
 
 async def test_another_project_s_is_not_there(house: Any, targets: Targets, project: Project) -> None:
@@ -179,6 +194,31 @@ async def test_of_a_deleted_target_nothing_more_is_told(house: Any, targets: Tar
     house.bus.publish(moved(made, "idle"))
     await states.write()
     assert [event.type for event in await facts(house)] == ["target.created", "target.deleted"]
+
+
+async def test_an_encoder_that_went_to_another_node_and_a_node_that_was_given_up(house: Any, targets: Targets, project: Project) -> None:
+    made = await targets.create(project, "hall", YOUTUBE, KEY)
+    here, there = (TargetStates(house.db, Bus(), node_id, 100) for node_id in ("node-a", "node-b"))
+    here._changed(moved(made, "broadcasting"))
+    await here.write()
+    there._changed(moved(made, "broadcasting"))
+    await there.write()
+    here._changed(moved(made, "idle"))  # its hold is over
+    await here.write()
+    now = await targets.get(project.id, made.id)
+    assert (now.state, now.node_id) == ("broadcasting", "node-b")
+    assert [event.type for event in (await facts(house))[1:]] == ["target.broadcasting"] * 2
+
+    # nobody has heard of node-b, which is alive and cut off
+    await here.recover()
+    there.rise()
+    here.rise()
+    await there.write()
+    assert len(here) == 0, "it sends nothing"
+    assert (await targets.get(project.id, made.id)).state == "broadcasting"
+    there._changed(moved(made, "idle"))
+    await there.write()
+    assert [event.type for event in (await facts(house))[3:]] == ["target.idle", "target.broadcasting", "target.idle"]
 
 
 async def test_a_database_that_is_away_costs_nothing_but_time(

@@ -11,7 +11,7 @@ import pytest
 from medianode.control.webhooks import MINT, Change, NewEndpoint, Webhooks, check_patterns
 from medianode.errors import Forbidden, InvalidRequest, NotFound
 from medianode.outbound import Outbound
-from medianode.store import audit, deliveries, outbox
+from medianode.store import audit, deliveries, outbox, schema
 from medianode.store.deliveries import Filter
 from medianode.store.endpoints import WebhookEndpoint
 from medianode.webhooks import dialects
@@ -279,3 +279,15 @@ async def test_what_waits_is_told_and_woken(house: Any, webhooks: Webhooks, time
     await webhooks.change(project, made.endpoint.id, Change(enabled=True))
     waiting = (await webhooks.get(project.id, made.endpoint.id))[1]
     assert (waiting.pending, waiting.failing, waiting.next_at) == (3, 0, None)
+
+
+async def test_one_that_cannot_be_unsealed_undoes_nothing(house: Any, webhooks: Webhooks) -> None:
+    project = await house.projects.create("shop")
+    made = await webhooks.create(project, NewEndpoint(url=URL, headers={"X-Tenant": "7"}))
+    async with house.db.write() as tx:
+        await tx.change(schema.webhook_endpoints.update().values(url=b"broken", secret=b"broken", headers=b"broken"))
+    fact = await connected(house, project)
+    async with house.db.read() as tx:
+        assert [event.id for event in await outbox.after(tx, 0, 10, project_id=project.id)][-1] == fact.id
+        (waiting,) = await deliveries.newest(tx, Filter(project_id=project.id), 10)
+    assert (waiting.endpoint_id, waiting.event_id) == (made.endpoint.id, fact.id)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from medianode.config import Limits
 from medianode.egress.push.report import Report
 from medianode.egress.push.rtmp import UNSENT, Outlet, RtmpPush, spoken, want_for
-from medianode.egress.rtmp_publish import Stamps
+from medianode.egress.rtmp_publish import WATCHED, RtmpPublisher, Stamps
 from medianode.errors import ConfigError, Forbidden
 from medianode.media.packet import Gap, Packet
 from medianode.media.queue import Bounds
@@ -98,6 +99,21 @@ def test_a_slow_target_jumps_to_the_newest_key_frame_and_it_is_counted() -> None
     assert report.dropped_packets + len(publisher.put_packets) == 200
 
 
+def test_of_one_that_does_not_read_it_is_told_and_the_publisher_is_not_asked() -> None:
+    publisher, report = Publisher(), Report()
+    made = outlet(publisher, report)
+    made.on_tracks((H264, AAC))
+    publisher.unsent = UNSENT + 1
+    for i in range(5):
+        made.on_packet(video(float(i), keyframe=True))
+        made.on_packet(sound(float(i)))
+        made.flush()
+    assert len(report.queue) == 10
+    assert made.keyframe_at == 4.0, "there are key frames: it is the target that has none"
+    report.renew()
+    assert len(report.queue) == 0
+
+
 def test_what_came_before_a_change_of_tracks_is_sent_before_it() -> None:
     publisher = Publisher()
     made = outlet(publisher, Report())
@@ -124,13 +140,48 @@ def test_codecs_that_the_target_does_not_know_are_never_sent() -> None:
     assert [p.track for p in publisher.put_packets] == [AAC]
 
 
+class Talk:
+    """A connection and a transport in one: an answer for each byte that came."""
+
+    def __init__(self) -> None:
+        self.owed = self.written = 0
+
+    def receive_data(self, data: bytes) -> None:
+        self.owed += len(data)
+
+    def events(self) -> list[Any]:
+        return []
+
+    def data_to_send(self) -> bytes:
+        owed, self.owed = self.owed, 0
+        return bytes(owed)
+
+    def is_closing(self) -> bool:
+        return False
+
+    def write(self, data: bytes) -> None:
+        self.written += len(data)
+
+
+async def test_a_target_that_asks_without_end_is_answered_a_little_at_a_time() -> None:
+    reader, talk = asyncio.StreamReader(), Talk()
+    reader.feed_data(bytes(100_000))
+    publisher = RtmpPublisher(talk, reader, talk)  # type: ignore[arg-type]
+    watching = asyncio.ensure_future(publisher.watch(rest=3600.0))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert talk.written == WATCHED
+    watching.cancel()
+    await asyncio.wait((watching,))
+
+
 async def test_a_name_that_turned_private_since_it_was_registered() -> None:
     async def lookup(host: str, port: int) -> Sequence[str]:
         return ["10.0.0.7"]
 
     renditions: Any = None
     push = RtmpPush(Outbound(lookup=lookup), renditions, Limits())
-    with pytest.raises(Forbidden, match=r"live\.test is 10\.0\.0\.7: a private") as raised:
+    with pytest.raises(Forbidden, match=r"live\.test: a private") as raised:
         await push.run("rtmp://live.test/app", "key", renditions, Report())
     assert raised.value.code == "private-address"
 

@@ -108,6 +108,37 @@ async def test_a_room_that_is_back_while_the_old_session_says_goodbye(monkeypatc
         room.end(publication, "done")
 
 
+async def test_one_that_ends_by_itself_while_another_is_put_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, ONE, replace(ONE, id="two", stream_key="k2"))
+    put_out = asyncio.Event()
+
+    async def run(url: str, key: str | None, room: Room, report: Report) -> None:
+        while room.on_air:
+            await asyncio.sleep(0)
+        if key == "k2":
+            await put_out.wait()
+            return
+        try:
+            await asyncio.sleep(60.0)
+        finally:
+            put_out.set()
+            for _ in range(20):  # as a goodbye takes a few turns
+                await asyncio.sleep(0)
+
+    monkeypatch.setattr(stage, "run", run)
+    async with background(*stage.service.services()):
+        room, publication = stage.publish()
+        await stage.settled()
+        room.end(publication, "done")
+        await stage.settled()
+        monkeypatch.setitem(stage.registry._rooms, (GRANT.project_id, GRANT.room), room)
+        _, publication = stage.publish()
+        await stage.settled()
+        assert stage.service.find("one") is not None
+        assert stage.service.find("two") is not None
+        room.end(publication, "done")
+
+
 async def test_a_database_that_is_away_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(monkeypatch, ONE)
     stage.away = True

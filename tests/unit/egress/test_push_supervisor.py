@@ -139,6 +139,8 @@ def test_a_target_that_refuses_is_asked_seldom_and_its_words_do_not_give_the_key
     in_the_url = replace(TARGET, url="rtmp://me:passw@one.test/app/abcd-efgh?auth=xyz", stream_key=None)
     said = Stage(target=in_the_url).supervisor.without_secrets("app/abcd-efgh?auth=xyz, abcd-efgh, passw")
     assert said == "…?…, …, …"
+    twitch = replace(TARGET, stream_key="live_12_abcdef?bandwidthtest=true")
+    assert Stage(target=twitch).supervisor.without_secrets("no live_12_abcdef, bandwidthtest=true") == "no …, …"
     assert Stage().supervisor.without_secrets("a\0b\nc\ud800" + "x" * 1000).startswith("a b c x")
 
 

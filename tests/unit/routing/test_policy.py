@@ -145,6 +145,26 @@ async def test_a_bitrate_over_the_limit_is_told_and_then_put_out(place: Place) -
     assert place.kicked == ["bitrate-limit"]
 
 
+async def test_who_reconnects_is_not_forgiven_its_bitrate(place: Place) -> None:
+    now, turns = 0.0, 0
+    while not place.kicked and turns < 10:
+        publication = place.publish(max_bitrate=1_000_000)
+        turns += 1
+        for _ in range(7):
+            now += 1.0
+            place.write(publication, 200_000)
+            for meter in publication.meters.values():
+                meter.sample(now)
+            place.registry.look(now)
+            await turn()
+            if publication.ended:
+                break
+        else:
+            place.room.end(publication, "peer-gone")
+    assert place.kicked == ["bitrate-limit"]
+    assert turns == 3
+
+
 async def test_a_burst_is_borne(place: Place) -> None:
     publication = place.publish(max_bitrate=1_000_000)
     for now, nbytes in enumerate((100_000, 900_000, 900_000, *[100_000] * 12), 1):

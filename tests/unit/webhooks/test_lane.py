@@ -20,7 +20,7 @@ def outlet(lanes: int = 0) -> Outlet:
 
 def fail(end: Outlet, times: int, now: float = 0.0, retry_after: float | None = None) -> None:
     for _ in range(times):
-        end.failed(end.down, 5.0, now, retry_after)
+        end.failed(end.down, 5.0, 3600.0, now, retry_after)
 
 
 def test_room_while_all_is_well() -> None:
@@ -54,7 +54,7 @@ def test_one_lane_while_it_is_down_and_pauses_that_grow() -> None:
 def test_attempts_that_were_under_way_when_it_went_down_do_not_prolong_the_pause() -> None:
     end = outlet()
     for _ in range(8):
-        end.failed(False, 5.0, 0.0, None)
+        end.failed(False, 5.0, 3600.0, 0.0, None)
     assert end.pause == 5.0
 
 

@@ -3,12 +3,16 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
+from collections.abc import Mapping
 
 import aiohttp
 import pytest
 
+from medianode.config import Limits
 from medianode.outbound import Outbound
+from medianode.store.endpoints import WebhookEndpoint
 from medianode.webhooks import sender
+from medianode.webhooks.sender import Answer
 
 
 @pytest.mark.parametrize(
@@ -22,6 +26,24 @@ def test_retry_after_as_a_date(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medianode.clock.wallclock", lambda: 1445412450.0)  # Wed, 21 Oct 2015 07:27:30 GMT
     assert sender.retry_after({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 30.0
     assert sender.retry_after({"Retry-After": "Wed, 21 Oct 2015 07:00:00 GMT"}) == 0.0
+
+
+async def test_a_second_request_has_what_the_first_left_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, given = [1000.0], []
+    monkeypatch.setattr("medianode.clock.now", lambda: now[0])
+
+    class Broken(sender.Sender):
+        async def _post(self, url: str, headers: Mapping[str, str], body: bytes, timeout: float, *, fresh: bool = False) -> Answer | None:
+            given.append((timeout, fresh))
+            now[0] += 4.0
+            return None
+
+    endpoint = WebhookEndpoint(
+        id="wh", project_id="p", name="", url="http://a.example/", events=("*",), dialect="baxcloud", created_at=1.0, updated_at=1.0
+    )
+    answer = await Broken(None, Outbound(), 10.0, Limits()).send(endpoint, "e", "id", b"{}", None)  # type: ignore[arg-type]
+    assert given == [(10.0, False), (6.0, True)]
+    assert (answer.status, answer.latency) == (None, 8.0)
 
 
 def test_no_socket_is_made_for_an_address_that_was_not_looked_at() -> None:
