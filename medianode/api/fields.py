@@ -22,6 +22,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 MISSING = object()
 _NEAR = 0.8
 """Likeness (difflib's ratio) from which on an unknown name is a known one misspelt."""
+_NEAR_SAME = 0.75
+"""The same for names of the same length."""
 _UNKNOWN_READ = 32
 _SECRET = frozenset({"headers", "key", "password", "secret", "secretKey", "storage", "streamKey", "token"})
 """Fields that are, or hold, what must not stand in an answer or a log."""
@@ -86,13 +88,20 @@ def _unknown(raw: Mapping[Any, object], known: list[str], strict: bool) -> list[
     """One sentence per field that is refused: one misspelt and passed over leaves a default in force, which may be the open one."""
     wrong = []
     for name in itertools.islice((name for name in raw if name not in known), _UNKNOWN_READ):
-        near = [n for n in difflib.get_close_matches(str(name)[:60], known, 1, _NEAR) if n not in raw]
-        if near:
-            wrong.append(f"{str(name)[:60]}: unknown field, did you mean {near[0]}?")
+        near = _near(str(name)[:60], known)
+        if near and near not in raw:
+            wrong.append(f"{str(name)[:60]}: unknown field, did you mean {near}?")
         elif strict:
             there = f"expected some of {', '.join(known)}" if known else "expected none"
             wrong.append(f"{str(name)[:60]}: unknown field, {there}")
     return wrong
+
+
+def _near(name: str, known: list[str]) -> str:
+    """The known name that this one is a misspelling of; empty where it is a word of its own (`title` is no `ttl`, `romm` a `room`)."""
+    likely = difflib.get_close_matches(name, known, 1, _NEAR)
+    likely += difflib.get_close_matches(name, [n for n in known if len(n) == len(name)], 1, _NEAR_SAME)
+    return likely[0] if likely else ""
 
 
 @functools.cache

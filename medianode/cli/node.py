@@ -6,6 +6,7 @@ import argparse
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,7 +27,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 async def _serve(arguments: argparse.Namespace, config: Config) -> int:
-    await serve(config, lambda ready: print(greeting(config, ready), flush=True))
+    await serve(config, lambda ready: print(greeting(config, ready, show=not into_journal(os.environ, 1)), flush=True))
     return 0
 
 
@@ -59,13 +60,21 @@ def _without_password(url: str) -> str:
     return url.replace(f":{password}@", ":…@") if password else url
 
 
-def greeting(config: Config, ready: Ready) -> str:
-    """What a person who has just started the node wants to know. The admin key is in it only at the very first start."""
+def into_journal(environ: Mapping[str, str], fd: int) -> bool:
+    """Does systemd's journal read this descriptor? It tells device and inode of what it reads (systemd.exec(5), JOURNAL_STREAM)."""
+    found = os.fstat(fd)
+    return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def greeting(config: Config, ready: Ready, *, show: bool = True) -> str:
+    """What a person who has just started the node wants to know. The admin key is in it only at the very first start.
+
+    `show`: keys too; not for the journal, which keeps what is printed and which more people read.
+    """
     base = config.public_url.rstrip("/") or f"http://localhost:{ready.http_port}"
     host = urlsplit(base).hostname or "localhost"
     lines = ["", f"medianode {__version__} is running", "", f"  start page   {base}/"]
     ingress, project = ready.first.ingress, ready.first.project
-    show = "JOURNAL_STREAM" not in os.environ  # systemd's journal keeps what is printed, and more people read it
     if ingress is not None and project is not None:
         key = ingress.stream_key if show else f"in the answer of {base}/api/v1/apps/{project.slug}/ingress (with the API key)"
         lines += [

@@ -35,3 +35,12 @@ async def test_from_behind_a_proxy_a_key_is_wanted(tmp_path: Path) -> None:
             assert response.status == 401
         async with session.get(f"{node.http}/metrics", headers=node.admin) as response:
             assert response.status == 200
+
+
+async def test_a_tenant_s_key_does_not_read_the_metrics_of_all(tmp_path: Path) -> None:
+    async with running(tmp_path) as node, ClientSession(headers={"X-Forwarded-For": "203.0.113.9"}) as session:
+        new = {"name": "tenant", "project": "live", "permissions": ["admin"]}
+        async with session.post(f"{node.http}/api/v1/keys", headers=node.admin, json=new) as response:
+            made = (await response.json())["data"]
+        async with session.get(f"{node.http}/metrics", headers={"Authorization": f"Bearer {made['key']}"}) as response:
+            assert (response.status, "medianode_rooms" in await response.text()) == (403, False)

@@ -40,6 +40,17 @@ async def test_a_wrong_key_is_told_so_and_closed(tmp_path: Path, name: str) -> N
         await until(lambda: not node.daemon.registry.publications)
 
 
+async def test_a_key_where_the_app_should_be_is_not_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with running(tmp_path) as node:
+        key = node.key
+        with pytest.raises(PeerError, match=r"the stream key is not known \(server rtmp://HOST/live"):
+            await publish_a_second(f"{node.rtmp}/{key}/demo")
+    told = [str(record.__dict__.get("fields")) for record in caplog.records] + [record.getMessage() for record in caplog.records]
+    assert any(f"{key[:4]}…" in text for text in told)
+    assert not any(key in text for text in told)
+
+
 async def test_user_and_password_by_adobes_challenge(tmp_path: Path) -> None:
     async with running(tmp_path) as node:
         good = node.rtmp.replace("rtmp://", f"rtmp://obs:{node.key}@") + "/live/auth/studio"

@@ -143,6 +143,22 @@ class Secrets(msgspec.Struct, rename="camel"):
     storage: Inner | None = None
 
 
+def test_what_looks_misspelt_is_refused_and_what_is_only_unknown_is_not() -> None:
+    assert sentences({"kindOf": "a", "cuont": 3}) == ("cuont: unknown field, did you mean count?",)
+    assert sentences({"kindOf": "a", "kind_of": "b", "pasword": "x"}) == ("pasword: unknown field, did you mean password?",)
+    assert sentences({"kindOf": "a", "romm": "x"}) == ("romm: unknown field, did you mean room?",)
+    assert build({"kindOf": "a", "Count": 5, "count": 6}, Sample).count == 6, "what is there is not misspelt"
+    assert build({"kindOf": "a", **{f"x{i}": i for i in range(1000)}}, Sample) == Sample("a")
+
+
+def test_all_unknown_fields_are_refused_where_asked_for() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        build({"kindOf": "a", "extra": 1, "romm": ""}, Sample, strict=True)
+    extra, misspelt = caught.value.fields
+    assert extra.startswith("extra: unknown field, expected some of kindOf, room, ")
+    assert misspelt == "romm: unknown field, did you mean room?"
+
+
 def test_secrets_are_not_said_back() -> None:
     with pytest.raises(InvalidRequest) as caught:
         build({"streamKey": "hunter2 hunter2", "secretKey": 20817, "storage": "hunter2"}, Secrets)

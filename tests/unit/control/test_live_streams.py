@@ -168,6 +168,12 @@ async def test_a_page_costs_no_more_queries_than_one_stream(
     assert len(asked) == 2 * of_one
 
 
+@pytest.mark.parametrize("policy", ["public", "private"])
+async def test_a_further_playback_id_opens_no_private_stream(shop: Any, streams: LiveStreams, policy: Any) -> None:
+    made = await streams.create(shop, Policy(access_policy=policy))
+    assert (await streams.add_playback_id(shop.id, made.ingress.id, None, {})).access_policy == policy
+
+
 async def test_playback_ids(house: Any, shop: Any, streams: LiveStreams) -> None:
     made = await streams.create(shop, Policy())
     first, stream_id = made.playback_ids[0], made.ingress.id
@@ -179,6 +185,8 @@ async def test_playback_ids(house: Any, shop: Any, streams: LiveStreams) -> None
     await streams.restrict(shop.id, stream_id, more.id, "userAgents", {"defaultPolicy": "allow", "allow": [], "deny": ["curl"]})
     kept = (await streams.get_playback_id(shop.id, stream_id, more.id)).restrictions
     assert (kept["domains"], kept["userAgents"]["deny"]) == (RULE, ["curl"])
+    assert await streams.restrict(shop.id, stream_id, more.id, "domains", {}) == RULE, "what is left out stays"
+    assert await streams.restrict(shop.id, stream_id, more.id, "domains", {"allow": ["b.example"]}) == {**RULE, "allow": ["b.example"]}
     other = await streams.create(shop, Policy())
     for call in (
         streams.get_playback_id(shop.id, other.ingress.id, first.id),
