@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, delete, func, insert, or_, select, update
 
@@ -149,10 +150,10 @@ async def hold(tx: Transaction, ingress_ids: Collection[str]) -> None:
 
 
 async def lock_cut_off(tx: Transaction, states: Collection[str], node_id: str, limit: int) -> list[Ingress]:
-    """As `lock`: those in one of these states whose session is of this node, or of none."""
+    """As `lock`, without their secrets: those in one of these states whose session is of this node, or of none."""
     mine = or_(_table.c.node_id == node_id, _table.c.node_id.is_(None))
     statement = select(_table).where(_table.c.state.in_(states), mine).order_by(_table.c.id).limit(limit)
-    return [_ingress(tx, row) for row in await tx.all(statement.with_for_update(key_share=True))]
+    return [Ingress(**_plain(row), stream_key="") for row in await tx.all(statement.with_for_update(key_share=True))]
 
 
 async def live_among(tx: Transaction, ingress_ids: Collection[str]) -> frozenset[str]:
@@ -203,9 +204,13 @@ async def _one(tx: Transaction, *where: ColumnElement[bool]) -> Ingress | None:
 
 
 def _ingress(tx: Transaction, row: RowMapping) -> Ingress:
-    values = {name: row[name] for name in _PLAIN}
+    values = _plain(row)
     for column in _SEALED:
         sealed = row[column]
         values[column] = None if sealed is None else tx.secrets.open(sealed, _place(column, row["id"]))
-    values["tracks"] = tuple((kind, codec) for kind, codec in row["tracks"] or ())
     return Ingress(**values)
+
+
+def _plain(row: RowMapping) -> dict[str, Any]:
+    values = {name: row[name] for name in _PLAIN}
+    return {**values, "tracks": tuple((kind, codec) for kind, codec in row["tracks"] or ())}

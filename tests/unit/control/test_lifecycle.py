@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from medianode.auth import Door
 from medianode.control.lifecycle import IngressLives
@@ -15,6 +16,8 @@ from medianode.events import (
     PublicationLost,
     PublicationOpened,
 )
+from medianode.store import endpoints, schema
+from medianode.store.endpoints import WebhookEndpoint
 
 
 class Stage:
@@ -155,6 +158,23 @@ async def test_recover_ends_what_a_crash_cut_off(stage: Stage, time: Any) -> Non
     row = await stage.house.ingresses.get(stage.project.id, stage.ingress.id)
     assert (row.state, row.ended_at) == ("COMPLETE", time.wall)
     assert await stage.lives.recover() == 0
+
+
+async def test_an_altered_row_does_not_keep_the_node_from_starting(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    stage.opened()
+    stage.active()
+    await stage.lives.write()
+    async with stage.house.db.write() as tx:
+        await tx.change(schema.ingresses.update().where(schema.ingresses.c.id == stage.ingress.id).values(stream_key=b"broken"))
+        endpoint = WebhookEndpoint(
+            id="wh_1", project_id=stage.project.id, name="", url="http://a.example/", events=("*",), dialect="baxcloud", created_at=0.0,
+            updated_at=0.0,
+        )  # fmt: skip
+        await endpoints.insert_endpoint(tx, endpoint)
+    assert await IngressLives(stage.house.db, stage.house.bus).recover() == 1
+    assert "ingress.idle is not told to webhooks" in caplog.text
+    async with stage.house.db.read() as tx:
+        assert await tx.scalar(select(schema.ingresses.c.state)) == "COMPLETE"
 
 
 async def test_serve_tries_again_and_writes_the_last_state(
