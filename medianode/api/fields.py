@@ -1,6 +1,7 @@
 """Bodies and queries into msgspec structs. Every bad field is named, with what was expected and what came.
 
-Unknown ones are refused by our own dialect; in the others, whose clients know fields that we do not, only those that look misspelt.
+Unknown ones are refused by our own dialect, by vendors' only those that look misspelt: their clients know fields that we do not. StreamHub
+drops them all (contracts 2).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import itertools
 import types
 import typing
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, inspect
@@ -20,6 +21,7 @@ from medianode.errors import InvalidRequest
 
 T = TypeVar("T", bound=msgspec.Struct)
 MISSING = object()
+Unknown = Literal["none", "misspelt", "all"]
 _NEAR = 0.8
 """Likeness (difflib's ratio) from which on an unknown name is a known one misspelt."""
 _NEAR_SAME = 0.75
@@ -48,16 +50,16 @@ OptionalIdentity = Annotated[
 ]
 
 
-def build(raw: object, model: type[T], *, what: str = "body", lax: bool = False, strict: bool = False) -> T:
+def build(raw: object, model: type[T], *, what: str = "body", lax: bool = False, unknown: Unknown = "misspelt") -> T:
     """An instance of `model`. `lax` reads numbers and booleans from text (queries). null counts as absent where a default exists, but for
-    fields that know both None and UNSET. `strict` refuses every unknown field; else those that look like a known one misspelt.
+    fields that know both None and UNSET. `unknown`: which fields that the model does not know are refused.
 
     Raises InvalidRequest with one sentence per bad field; one of a struct within has its path: `settings.window: expected …`.
     """
     if not isinstance(raw, Mapping):
         raise InvalidRequest(f"{what}: expected an object, got {got(raw)}")
     values: dict[str, Any] = {}
-    wrong = _unknown(raw, [field.encode_name for field, _ in _fields(model)], strict)
+    wrong = _unknown(raw, [field.encode_name for field, _ in _fields(model)], unknown)
     for field, info in _fields(model):
         value = raw.get(field.encode_name, MISSING)
         if value is None and not field.required:
@@ -71,7 +73,7 @@ def build(raw: object, model: type[T], *, what: str = "body", lax: bool = False,
             continue
         if isinstance(info, inspect.StructType) and isinstance(value, Mapping):
             try:
-                values[field.name] = build(value, info.cls, lax=lax, strict=strict)
+                values[field.name] = build(value, info.cls, lax=lax, unknown=unknown)
             except InvalidRequest as e:
                 wrong += [f"{field.encode_name}.{sentence}" for sentence in e.fields]
             continue
@@ -84,14 +86,16 @@ def build(raw: object, model: type[T], *, what: str = "body", lax: bool = False,
     return model(**values)
 
 
-def _unknown(raw: Mapping[Any, object], known: list[str], strict: bool) -> list[str]:
+def _unknown(raw: Mapping[Any, object], known: list[str], unknown: Unknown) -> list[str]:
     """One sentence per field that is refused: one misspelt and passed over leaves a default in force, which may be the open one."""
-    wrong = []
+    wrong: list[str] = []
+    if unknown == "none":
+        return wrong
     for name in itertools.islice((name for name in raw if name not in known), _UNKNOWN_READ):
         near = _near(str(name)[:60], known)
         if near and near not in raw:
             wrong.append(f"{str(name)[:60]}: unknown field, did you mean {near}?")
-        elif strict:
+        elif unknown == "all":
             there = f"expected some of {', '.join(known)}" if known else "expected none"
             wrong.append(f"{str(name)[:60]}: unknown field, {there}")
     return wrong
