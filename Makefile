@@ -47,9 +47,8 @@ check: venv-dev      ## format, lint, types, floors, unit tests
 test: venv-dev       ## all tests; installs what they need where it may (Debian packages by apt-get)
 	@sh tests/need.sh
 	$(BIN)/pytest -q -n 2 tests/unit tests/property
-	$(BIN)/pytest -q -n 2 --dist loadfile -m "not alone" tests/integration
-	$(BIN)/pytest -q -m alone tests/integration
-	$(BIN)/pytest -q tests/interop tests/soak
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "not alone" tests/integration tests/interop
+	$(BIN)/pytest -q -m alone tests/integration tests/interop tests/soak
 
 soak: venv-dev       ## ten minutes of churn
 	SOAK_SECONDS=600 $(BIN)/pytest -q tests/soak

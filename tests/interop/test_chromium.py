@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from playwright.async_api import Page, async_playwright
 from websockets.asyncio.client import connect
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, pytest.mark.alone]
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),

@@ -16,7 +16,7 @@ from harness import H264_AAC, Node, ffmpeg_process, moving_picture, running, unt
 from harness.pages import PATIENCE, becomes, moves, ready_to_publish, served, shoot, state
 from playwright.async_api import Browser, Page, Route
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, pytest.mark.alone]
 
 
 @asynccontextmanager

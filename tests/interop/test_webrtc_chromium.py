@@ -13,7 +13,7 @@ from harness.chromium import Lab, ask, on_air, whip_key
 from harness.lossy import lossy
 from playwright.async_api import Browser
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, pytest.mark.alone]
 ROOM = "cam"
 SETTLED = 2.0
 """Seconds after which joining is over."""

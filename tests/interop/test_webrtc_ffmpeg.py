@@ -14,7 +14,7 @@ from harness.chromium import Lab, ask, on_air, treatment, whip_key
 from PIL import Image
 from playwright.async_api import Browser
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, pytest.mark.alone]
 ROOM = "studio"
 OBS = [
     *("-pix_fmt", "yuv420p", "-c:v", "libx264", "-preset", "veryfast", "-profile:v", "high", "-bf", "2", "-g", "250"),

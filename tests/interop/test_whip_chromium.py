@@ -34,7 +34,7 @@ from medianode.rtc.signalling import Signalling
 from medianode.tasks import background
 from medianode.transcode.renditions import Renditions
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, pytest.mark.alone]
 
 FLAGS = [
     "--no-sandbox",

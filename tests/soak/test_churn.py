@@ -414,6 +414,7 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 
 
 @pytest.mark.soak
+@pytest.mark.alone
 async def test_what_comes_and_goes_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seed = int(os.environ.get("SOAK_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 30)
     say: Callable[..., Any] = print
