@@ -77,6 +77,26 @@ class Hls(Section, frozen=True):
     rendition_idle: Positive = 15.0
 
 
+class Recording(Section, frozen=True):
+    directory: str = ""
+    file_duration: Annotated[float, msgspec.Meta(ge=5, le=3600)] = 60.0
+    part_duration: Annotated[float, msgspec.Meta(ge=0.1, le=1)] = 1.0
+    fsync: Literal["part", "file", "never"] = "part"
+    min_free: Annotated[int, msgspec.Meta(ge=0)] = 2 * 1024 * 1024 * 1024
+    max_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    max_age: Seconds = 0.0
+    preroll: Seconds = 0.0
+
+
+class Pull(Section, frozen=True):
+    silence: Positive = 5.0
+    frozen_video: Positive = 10.0
+    connect_timeout: Positive = 10.0
+    first_retry: Positive = 1.0
+    last_retry: Positive = 10.0
+    on_demand_idle: Positive = 10.0
+
+
 class Mjpeg(Section, frozen=True):
     quality: Annotated[int, msgspec.Meta(ge=1, le=31)] = 5
     max_fps: Positive = 15.0
@@ -179,6 +199,12 @@ class Limits(Section, frozen=True):
     view_links: Count = 10_000
     push_targets: Count = 100
     push_targets_per_room: Count = 10
+    recordings: Count = 200
+    recorder_bytes: Count = 32 * 1024 * 1024
+    preroll_bytes: Count = 64 * 1024 * 1024
+    clip_seconds: Positive = 14_400.0
+    uploads: Count = 2
+    pulls: Count = 100
     shutdown_grace: Positive = 8.0
 
 
@@ -192,6 +218,8 @@ class Config(Section, frozen=True):
     store: Store = Store()
     ingress: Ingress = Ingress()
     hls: Hls = Hls()
+    recording: Recording = Recording()
+    pull: Pull = Pull()
     mjpeg: Mjpeg = Mjpeg()
     ws_jpeg: WsJpeg = WsJpeg()
     rtc: Rtc = Rtc()

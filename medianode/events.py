@@ -210,6 +210,68 @@ class RoomEnded(Event):
     room: str
 
 
+@dataclass(frozen=True, slots=True)
+class RecordingEvent(Event):
+    """About one recording. `identity` is empty where it is of the room's programme."""
+
+    recording_id: str
+    project_id: str
+    room: str
+    identity: str
+    ingress_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingStarted(RecordingEvent):
+    """Its first file is open. `reason` as in store.recordings; `directory`: absolute, of its own; `at`: wallclock of the first sample."""
+
+    reason: str
+    directory: str
+    at: float
+    title: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingFileChanged(RecordingEvent):
+    """A file of it was opened, or (`closed`) is complete and synced. Instants wallclock, `start` and `duration` microseconds.
+
+    `tracks`: (kind, codec, width, height, sampling rate, channels) each. `gap`: why the timeline breaks before it, or empty.
+    `index`: `media.parts.pack`ed, of a closed one.
+    """
+
+    sequence: int
+    name: str
+    closed: bool
+    started_at: float
+    start: int
+    duration: int
+    nbytes: int
+    init_bytes: int
+    tracks: tuple[tuple[str, str, int, int, int, int], ...]
+    gap: str = ""
+    index: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingEnded(RecordingEvent):
+    """Its last file is closed. `code` and `message`: why it failed, or empty."""
+
+    at: float
+    duration: int
+    nbytes: int
+    code: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingTrouble(RecordingEvent):
+    """It goes on, but something is missing: `disk-full`, `slow-disk`, `unsupported-codec`, … told once until it is over (`code` empty)."""
+
+    code: str
+    message: str
+
+
 E = TypeVar("E", bound=Event)
 
 

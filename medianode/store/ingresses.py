@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ class Ingress:
     `started_at` and `ended_at` are of the newest session; instants are wallclock. `disabled_at`: no encoder is let in since.
     `node_id`: the node that has its session, while there is one; `door`: what its encoder came by, or that of the session before;
     `lost_at`: since when it waits for its encoder to come back. `tracks`: kind and codec of each that the newest session had.
+    `record`: what is published is recorded. `pull`: how `url` is fetched (`control.pulls` knows its shape), without secrets.
     """
 
     id: str
@@ -50,6 +51,8 @@ class Ingress:
     door: str | None = None
     lost_at: float | None = None
     tracks: tuple[tuple[str, str], ...] = ()
+    record: bool = False
+    pull: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

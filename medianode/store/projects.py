@@ -21,7 +21,8 @@ class Project:
     """`viewing`: who may view its rooms: everybody (`public`), holders of a room token, an API key or a signed link (`token`), of a
     signed link or an API key only (`signed`). `open_publish`: publishing needs no key. `limits`: of this tenant, by name; absent is no
     limit: `rooms`, `publishers`, `viewers` (numbers), `bitrate` (bit/s of one publisher), `disk` (bytes). `storage`: where its files go
-    by default, as `control.projects` reads it; it holds secrets.
+    by default, as `control.projects` reads it; it holds secrets. `recording`: retention and upload of what is recorded, in the shape of
+    `control.recording_policy`; None: the node's.
 
     `jwt_key_id` and `jwt_secret` sign its tokens. `created_at` is wallclock.
     """
@@ -36,12 +37,13 @@ class Project:
     created_at: float
     limits: Mapping[str, int] = field(default_factory=dict)
     storage: Mapping[str, Any] | None = field(default=None, repr=False)
+    recording: Mapping[str, Any] | None = None
 
 
 async def insert_project(tx: Transaction, project: Project) -> None:
     """Raises Conflict if the slug is taken."""
     values: dict[str, Any] = {name: getattr(project, name) for name in _PLAIN}
-    values |= {"limits": dict(project.limits) or None, "storage": _seal_storage(tx, project.id, project.storage)}
+    values |= _told(tx, project)
     await tx.change(insert(_table).values(jwt_secret=tx.secrets.seal(project.jwt_secret, _place(project.id)), **values))
 
 
@@ -86,7 +88,7 @@ async def count(tx: Transaction) -> int:
 async def replace(tx: Transaction, project: Project) -> None:
     """Write anew what may change of it: all but its id, slug and token secret."""
     values: dict[str, Any] = {"name": project.name, "viewing": project.viewing, "open_publish": project.open_publish}
-    values |= {"limits": dict(project.limits) or None, "storage": _seal_storage(tx, project.id, project.storage)}
+    values |= _told(tx, project)
     await tx.change(update(_table).where(_table.c.id == project.id).values(**values))
 
 
@@ -110,11 +112,20 @@ def _seal_storage(tx: Transaction, project_id: str, storage: Mapping[str, Any] |
     return None if storage is None else tx.secrets.seal(msgspec.json.encode(storage).decode(), _storage_place(project_id))
 
 
+def _told(tx: Transaction, project: Project) -> dict[str, Any]:
+    return {
+        "limits": dict(project.limits) or None,
+        "storage": _seal_storage(tx, project.id, project.storage),
+        "recording": None if project.recording is None else dict(project.recording),
+    }
+
+
 def _project(tx: Transaction, row: RowMapping) -> Project:
     sealed = row["storage"]
     return Project(
         jwt_secret=tx.secrets.open(row["jwt_secret"], _place(row["id"])),
         limits=row["limits"] or {},
         storage=None if sealed is None else msgspec.json.decode(tx.secrets.open(sealed, _storage_place(row["id"]))),
+        recording=row["recording"],
         **{name: row[name] for name in _PLAIN},
     )

@@ -19,6 +19,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
     text,
 )
 
@@ -54,6 +55,7 @@ projects = Table(
     Column("created_at", Double, nullable=False),
     Column("limits", JSON, nullable=True),
     Column("storage", LargeBinary, nullable=True),  # sealed JSON: it may hold a secret key
+    Column("recording", JSON, nullable=True),  # retention and upload of what is recorded
 )
 
 api_keys = Table(
@@ -102,6 +104,8 @@ ingresses = Table(
     Column("door", String(16), nullable=True),  # what the encoder of the newest session came by
     Column("lost_at", Double, nullable=True),  # while the session waits for its encoder to come back
     Column("tracks", JSON, nullable=True),  # [kind, codec] each, of the newest session
+    Column("record", Boolean, nullable=False, server_default=false()),
+    Column("pull", JSON, nullable=True),  # how `url` is fetched; without secrets
     Index(None, "project_id", "room"),
     Index(None, "project_id", "created_at"),
 )
@@ -332,4 +336,83 @@ delivery_attempts = Table(
     Column("excerpt", Text, nullable=False),
     Index(None, "delivery_id", "id"),
     sqlite_autoincrement=True,
+)
+
+# no foreign key to the ingress: what was recorded outlives it
+recordings = Table(
+    "recordings",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("project_id", String(32), ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("room", String(120), nullable=False),
+    Column("identity", String(128), nullable=False),  # empty: the room's programme
+    Column("ingress_id", String(32), nullable=True),
+    Column("reason", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("node_id", String(32), nullable=False),
+    Column("directory", Text, nullable=False),
+    Column("title", String(200), nullable=False),
+    Column("labels", JSON, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("ended_at", Double, nullable=True),
+    Column("duration", BigInteger, nullable=False),  # microseconds of media, gaps not counted
+    Column("nbytes", BigInteger, nullable=False),
+    Column("pinned", Boolean, nullable=False),
+    Column("error_code", String(64), nullable=False),
+    Column("error_message", Text, nullable=False),
+    Column("media_id", String(36), nullable=True),  # FastPix's name for the asset
+    Column("playback_id", String(36), nullable=True, unique=True),
+    Column("access_policy", String(16), nullable=False),
+    Column("upload_state", String(16), nullable=False),
+    Column("upload_error", Text, nullable=False),
+    Column("remote_url", Text, nullable=False),
+    Index(None, "project_id", "room", "started_at"),
+    Index(None, "project_id", "started_at"),
+    Index(None, "ingress_id"),
+    Index(None, "state"),
+)
+
+recording_files = Table(
+    "recording_files",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("recording_id", String(32), ForeignKey("recordings.id", ondelete="CASCADE"), nullable=False),
+    Column("project_id", String(32), nullable=False),
+    Column("sequence", Integer, nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("start", BigInteger, nullable=False),  # microseconds on the recording's timeline
+    Column("duration", BigInteger, nullable=False),  # microseconds
+    Column("nbytes", BigInteger, nullable=False),
+    Column("init_bytes", Integer, nullable=False),
+    Column("tracks", JSON, nullable=False),
+    Column("gap", String(32), nullable=False),  # why the timeline breaks before it, or empty
+    Column("parts", LargeBinary, nullable=True),  # media.parts.pack; null while it is open
+    Column("sha256", LargeBinary(32), nullable=True),
+    Column("remote_key", Text, nullable=False),  # where it is in the bucket, or empty
+    Column("uploaded_at", Double, nullable=True),
+    Index(None, "recording_id", "sequence", unique=True),
+    Index(None, "recording_id", "started_at"),
+    Index(None, "state", "started_at"),
+    Index(None, "project_id", "started_at"),
+    sqlite_autoincrement=True,
+)
+
+# a file on its way to a bucket; gone once it is there
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("file_id", Serial, ForeignKey("recording_files.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("project_id", String(32), nullable=False),
+    Column("node_id", String(32), nullable=False),
+    Column("bucket", String(64), nullable=False),
+    Column("key", Text, nullable=False),
+    Column("upload_id", Text, nullable=False),  # of a multipart upload that has begun, or empty
+    Column("parts", JSON, nullable=False),  # number, etag, sha256 of each that is there
+    Column("attempts", Integer, nullable=False),
+    Column("next_at", Double, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Index(None, "node_id", "next_at"),
 )

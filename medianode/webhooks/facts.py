@@ -45,6 +45,25 @@ TARGET = (
 )
 """About one simulcast target. `failed`: the connection broke or was refused; it is tried again."""
 
+RECORDING = (
+    "recording.started",
+    "recording.trouble",
+    "recording.finished",
+    "recording.failed",
+    "recording.deleted",
+    "recording.uploaded",
+    "recording.upload-failed",
+)
+"""About one recording. `trouble`: it goes on with something missing (a gap, a full or slow disk); `deleted`: all or some of its files, by
+retention or by somebody."""
+
+DISK = ("disk.low", "disk.full", "disk.recovered")
+"""Of the disk that a project's recordings are on; told to each project that has some there."""
+
+PULL = ("pull.connected", "pull.failed")
+"""About an ingress that fetches a URL, beside its session's own facts: `failed` when the source is first found wanting, with the reason in
+plain words; it is tried again."""
+
 JOB = tuple(
     f"{lifecycle}.{step}"
     for lifecycle in ("video.conversion", "categorization", "moderation")
@@ -56,7 +75,7 @@ CONTROL = ("ingress.finished", "key.revoked", "link.revoked", "project.changed")
 """What other daemons on the same database must follow at once."""
 
 TEST = "webhook.test"
-TYPES = frozenset({*INGRESS, *PUBLISHER, *ROOM, *TARGET, *JOB, *CONTROL, TEST})
+TYPES = frozenset({*INGRESS, *PUBLISHER, *ROOM, *TARGET, *RECORDING, *DISK, *PULL, *JOB, *CONTROL, TEST})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,7 +103,7 @@ async def _read_and_write(database: Database) -> None:
 async def test_a_newer_schema_is_refused(database_url: str, tmp_path: Path) -> None:
     async with open_database(database_url, tmp_path, environ={}) as db, db._engine.begin() as connection:
         await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(StorageError, match=r"9999.*0002.*newer") as caught:
+    with pytest.raises(StorageError, match=r"9999.*0003.*newer") as caught:
         async with open_database(database_url, tmp_path, environ={}):
             pass
     assert caught.value.code == "schema-newer"

@@ -1,0 +1,111 @@
+"""Recordings, their files, and uploads of these."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+SERIAL = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+
+def upgrade() -> None:
+    op.add_column("projects", sa.Column("recording", sa.JSON, nullable=True))
+    op.add_column("ingresses", sa.Column("record", sa.Boolean, nullable=False, server_default=sa.false()))
+    op.add_column("ingresses", sa.Column("pull", sa.JSON, nullable=True))
+    _create()
+
+
+def _create() -> None:
+    op.create_table(
+        "recordings",
+        sa.Column("id", sa.String(32), nullable=False),
+        sa.Column("project_id", sa.String(32), nullable=False),
+        sa.Column("room", sa.String(120), nullable=False),
+        sa.Column("identity", sa.String(128), nullable=False),
+        sa.Column("ingress_id", sa.String(32), nullable=True),
+        sa.Column("reason", sa.String(16), nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("node_id", sa.String(32), nullable=False),
+        sa.Column("directory", sa.Text, nullable=False),
+        sa.Column("title", sa.String(200), nullable=False),
+        sa.Column("labels", sa.JSON, nullable=False),
+        sa.Column("started_at", sa.Double, nullable=False),
+        sa.Column("ended_at", sa.Double, nullable=True),
+        sa.Column("duration", sa.BigInteger, nullable=False),
+        sa.Column("nbytes", sa.BigInteger, nullable=False),
+        sa.Column("pinned", sa.Boolean, nullable=False),
+        sa.Column("error_code", sa.String(64), nullable=False),
+        sa.Column("error_message", sa.Text, nullable=False),
+        sa.Column("media_id", sa.String(36), nullable=True),
+        sa.Column("playback_id", sa.String(36), nullable=True),
+        sa.Column("access_policy", sa.String(16), nullable=False),
+        sa.Column("upload_state", sa.String(16), nullable=False),
+        sa.Column("upload_error", sa.Text, nullable=False),
+        sa.Column("remote_url", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_recordings"),
+        sa.UniqueConstraint("playback_id", name="uq_recordings_playback_id"),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name="fk_recordings_project_id_projects", ondelete="CASCADE"),
+    )
+    op.create_index("ix_recordings_ingress_id", "recordings", ["ingress_id"])
+    op.create_index("ix_recordings_project_id_room_started_at", "recordings", ["project_id", "room", "started_at"])
+    op.create_index("ix_recordings_project_id_started_at", "recordings", ["project_id", "started_at"])
+    op.create_index("ix_recordings_state", "recordings", ["state"])
+    op.create_table(
+        "recording_files",
+        sa.Column("id", SERIAL, nullable=False),
+        sa.Column("recording_id", sa.String(32), nullable=False),
+        sa.Column("project_id", sa.String(32), nullable=False),
+        sa.Column("sequence", sa.Integer, nullable=False),
+        sa.Column("name", sa.String(64), nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("started_at", sa.Double, nullable=False),
+        sa.Column("start", sa.BigInteger, nullable=False),
+        sa.Column("duration", sa.BigInteger, nullable=False),
+        sa.Column("nbytes", sa.BigInteger, nullable=False),
+        sa.Column("init_bytes", sa.Integer, nullable=False),
+        sa.Column("tracks", sa.JSON, nullable=False),
+        sa.Column("gap", sa.String(32), nullable=False),
+        sa.Column("parts", sa.LargeBinary, nullable=True),
+        sa.Column("sha256", sa.LargeBinary(32), nullable=True),
+        sa.Column("remote_key", sa.Text, nullable=False),
+        sa.Column("uploaded_at", sa.Double, nullable=True),
+        sa.PrimaryKeyConstraint("id", name="pk_recording_files"),
+        sa.ForeignKeyConstraint(["recording_id"], ["recordings.id"], name="fk_recording_files_recording_id_recordings", ondelete="CASCADE"),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("ix_recording_files_project_id_started_at", "recording_files", ["project_id", "started_at"])
+    op.create_index("ix_recording_files_recording_id_sequence", "recording_files", ["recording_id", "sequence"], unique=True)
+    op.create_index("ix_recording_files_recording_id_started_at", "recording_files", ["recording_id", "started_at"])
+    op.create_index("ix_recording_files_state_started_at", "recording_files", ["state", "started_at"])
+    op.create_table(
+        "uploads",
+        sa.Column("file_id", SERIAL, nullable=False, autoincrement=False),
+        sa.Column("project_id", sa.String(32), nullable=False),
+        sa.Column("node_id", sa.String(32), nullable=False),
+        sa.Column("bucket", sa.String(64), nullable=False),
+        sa.Column("key", sa.Text, nullable=False),
+        sa.Column("upload_id", sa.Text, nullable=False),
+        sa.Column("parts", sa.JSON, nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("next_at", sa.Double, nullable=False),
+        sa.Column("error", sa.Text, nullable=False),
+        sa.Column("created_at", sa.Double, nullable=False),
+        sa.PrimaryKeyConstraint("file_id", name="pk_uploads"),
+        sa.ForeignKeyConstraint(["file_id"], ["recording_files.id"], name="fk_uploads_file_id_recording_files", ondelete="CASCADE"),
+    )
+    op.create_index("ix_uploads_node_id_next_at", "uploads", ["node_id", "next_at"])
+
+
+def downgrade() -> None:
+    for table in ("uploads", "recording_files", "recordings"):
+        op.drop_table(table)
+    with op.batch_alter_table("ingresses") as ingresses:
+        ingresses.drop_column("pull")
+        ingresses.drop_column("record")
+    with op.batch_alter_table("projects") as projects:
+        projects.drop_column("recording")
