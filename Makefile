@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run venv venv-dev test check bench fuzz soak lock format clean
+.PHONY: run venv venv-dev test check lint unit need bench fuzz soak lock format clean
 
 run: venv            ## set up and start the daemon with embedded defaults
 	@$(BIN)/medianode serve
@@ -37,16 +37,22 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
 	$(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
 	@touch $@
 
-check: venv-dev      ## format, lint, types, floors, unit tests
+check: lint unit     ## format, lint, types, floors, unit tests
+
+lint: venv-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+unit: venv-dev       ## on its own, so that `make check test` runs it once
 	$(BIN)/pytest -q -n 2 tests/unit
 
-test: venv-dev       ## all tests; installs what they need where it may (Debian packages by apt-get)
+need:
 	@sh tests/need.sh
-	$(BIN)/pytest -q -n 2 tests/unit tests/property
+
+test: need unit      ## all tests; installs what they need where it may (Debian packages by apt-get)
+	$(BIN)/pytest -q -n 2 tests/property
 	$(BIN)/pytest -q -n 2 --dist loadfile -m "not alone" tests/integration tests/interop
 	$(BIN)/pytest -q -m alone tests/integration tests/interop tests/soak
 
