@@ -443,8 +443,8 @@ async def test_what_comes_and_goes_leaves_nothing_behind(tmp_path: Path, capsys:
             say(f"churn: packets of pictures by WebRTC {dict(churn.packets)}; peers by end {ends(after)}")
             say("churn: rss with glibc's free lists " + ", ".join(f"{when} {m[SIZES[3]] / 1e6:.1f} MB" for when, m in untrimmed.items()))
 
-        assert after["medianode_open_descriptors"] == before["medianode_open_descriptors"]
-        assert after["medianode_tasks"] == before["medianode_tasks"]
+        assert after["medianode_open_descriptors"] <= before["medianode_open_descriptors"]
+        assert after["medianode_tasks"] <= before["medianode_tasks"]  # housekeeping may have been at it before
         assert after["medianode_threads"] <= before["medianode_threads"] + LAZY_THREADS
         assert after["medianode_resident_bytes"] <= before["medianode_resident_bytes"] + RSS_BUDGET
         assert after[HEAP] <= before[HEAP] + HEAP_BUDGET
