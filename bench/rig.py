@@ -164,7 +164,7 @@ def medianode(**environment: str) -> Iterator[Server]:
     http, rtmp = free_port(), free_port()
     env = {**os.environ, "MEDIANODE__DATA_DIR": str(root / "data"), "MEDIANODE__HTTP__LISTEN": f"127.0.0.1:{http}"}
     rtc = f"127.0.0.1:{free_port()}"
-    env |= {"MEDIANODE__RTC__LISTEN": rtc, "MEDIANODE__RTC__TCP_LISTEN": ""}
+    env |= {"MEDIANODE__RTC__LISTEN": rtc, "MEDIANODE__RTC__TCP_LISTEN": "", "MEDIANODE__SRT__LISTEN": "127.0.0.1:0"}
     env |= {"MEDIANODE__RTMP__LISTEN": f"127.0.0.1:{rtmp}", "MEDIANODE__LOG__LEVEL": "warning", **environment}
     env |= {"MEDIANODE__LIMITS__TCP_CONNECTIONS_PER_PEER": "4096"}
     with (root / "log").open("wb") as log:

@@ -16,13 +16,16 @@ from medianode.media.track import Kind
 
 
 class Door(StrEnum):
-    """How media comes in; also the kind of an Ingress. `ANY` is a kind only: its key opens every door that encoders come by."""
+    """How media comes in; also the kind of an Ingress. `ANY` is a kind only: its key opens every door that encoders come by. `SRT` is
+    none: keys of RTMP open it.
+    """
 
     ANY = "any"
     RTMP = "rtmp"
     WHIP = "whip"
     URL = "url"
     WS_MJPEG = "ws-mjpeg"
+    SRT = "srt"
 
 
 class Means(StrEnum):
@@ -96,8 +99,8 @@ class ReadGrant:
     """Leave to view `room` (canonical). `identity` is the token's, or empty; `expires_at`: when it ends, wallclock, or None.
 
     `token_id` (a token's `jti`) and `key_id` (an API key's) tell by what it was given, so that revoking that ends the view. `playback_id`:
-    the live stream's public name that was asked for, or empty. `max_viewers`: of the project, 0 for any number.
-    `shared`: what is sent may be kept by caches between.
+    the live stream's or the asset's public name that was asked for, or empty; `recording_id`: the asset's recording, which alone it opens.
+    `max_viewers`: of the project, 0 for any number. `shared`: what is sent may be kept by caches between.
     """
 
     project_id: str
@@ -110,6 +113,7 @@ class ReadGrant:
     token_id: str = ""
     key_id: str = ""
     playback_id: str = ""
+    recording_id: str = ""
     max_viewers: int = 0
     means: Means = Means.PUBLIC
     shared: bool = True
@@ -143,7 +147,8 @@ class Gatekeeper(Protocol):
         """`key`: for RTMP the whole stream name with its query, for the others the key.
 
         `room`: the room that the peer named, which must then fit.
-        `proves` tells whether the peer has shown to know a secret (Adobe's challenge, a password); the user name is of no weight.
+        `proves` tells whether the peer has shown to know a secret (Adobe's challenge, a password, SRT's passphrase); the user name is of no
+        weight.
         """
 
     async def play(self, app: str, name: str, *, source: str = "") -> ReadGrant:
@@ -165,6 +170,11 @@ class Gatekeeper(Protocol):
 
         `site`: the Origin of the page that asks, else the Referer; `agent`: the User-Agent; empty where there is none.
         """
+
+    async def read_asset(
+        self, playback_id: str, token: str | None = None, bearer: str | None = None, *, site: str = "", agent: str = "", source: str = ""
+    ) -> ReadGrant:
+        """View what was recorded of a live stream, by the playback id of its recording. `site`, `agent`: as above."""
 
     async def control(
         self, authorization: str | None, permission: Permission, project: str | None = None, *, source: str = ""

@@ -47,6 +47,14 @@ class Rtmp(Section, frozen=True):
     realtime_read_interval: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.05
 
 
+class Srt(Section, frozen=True):
+    enabled: bool = True
+    listen: str = ":8890"
+    latency: Annotated[float, msgspec.Meta(ge=0.02, le=8)] = 0.12
+    encryption: Literal["optional", "required"] = "optional"
+    read_interval: Annotated[float, msgspec.Meta(ge=0.005, le=0.05)] = 0.02
+
+
 class Tls(Section, frozen=True):
     certificate: str = ""
     key: str = ""
@@ -86,6 +94,7 @@ class Recording(Section, frozen=True):
     max_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
     max_age: Seconds = 0.0
     preroll: Seconds = 0.0
+    upload_bitrate: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Pull(Section, frozen=True):
@@ -94,7 +103,9 @@ class Pull(Section, frozen=True):
     connect_timeout: Positive = 10.0
     first_retry: Positive = 1.0
     last_retry: Positive = 10.0
+    read_interval: Annotated[float, msgspec.Meta(gt=0, le=0.5)] = 0.05
     on_demand_idle: Positive = 10.0
+    on_demand_wait: Positive = 8.0
 
 
 class Mjpeg(Section, frozen=True):
@@ -153,6 +164,9 @@ class Limits(Section, frozen=True):
     rtmp_early_bytes: Count = 1024 * 1024
     rtmp_chunk_streams: Count = 64
     rtmp_message_streams: Count = 8
+    srt_connections: Count = 500
+    srt_connections_per_source: Count = 64
+    srt_receive_packets: Annotated[int, msgspec.Meta(ge=32, le=65_536)] = 8192
     amf_depth: Count = 16
     amf_items: Count = 4096
     http_body_bytes: Count = 1024 * 1024
@@ -195,6 +209,10 @@ class Limits(Section, frozen=True):
     webhook_response_bytes: Count = 65_536
     webhook_replays: Count = 100_000
     event_streams: Count = 100
+    playback_reads: Count = 256
+    playback_cache_bytes: Count = 64 * 1024 * 1024
+    playlist_segments: Count = 50_000
+    download_index_bytes: Count = 32 * 1024 * 1024
     unwritten_facts: Count = 10_000
     view_links: Count = 10_000
     push_targets: Count = 100
@@ -204,7 +222,12 @@ class Limits(Section, frozen=True):
     preroll_bytes: Count = 64 * 1024 * 1024
     clip_seconds: Positive = 14_400.0
     uploads: Count = 2
+    object_requests: Count = 8
     pulls: Count = 100
+    fallbacks: Count = 1000
+    slate_bytes: Count = 8 * 1024 * 1024
+    slate_seconds: Positive = 30.0
+    slate_cache_bytes: Count = 64 * 1024 * 1024
     shutdown_grace: Positive = 8.0
 
 
@@ -214,6 +237,7 @@ class Config(Section, frozen=True):
     log: Log = Log()
     http: Http = Http()
     rtmp: Rtmp = Rtmp()
+    srt: Srt = Srt()
     tls: Tls = Tls()
     store: Store = Store()
     ingress: Ingress = Ingress()
@@ -263,6 +287,7 @@ def _check(config: Config) -> None:
     split_listen(config.rtmp.listen, "rtmp.listen")
     if config.rtmp.tls_listen:
         split_listen(config.rtmp.tls_listen, "rtmp.tls_listen")
+    split_listen(config.srt.listen, "srt.listen")
     split_listen(config.rtc.listen, "rtc.listen")
     if config.rtc.tcp_listen:
         split_listen(config.rtc.tcp_listen, "rtc.tcp_listen")

@@ -18,12 +18,19 @@ from aiohttp import web
 
 from medianode.api import Api, Ports
 from medianode.api.audit import AuditApi
+from medianode.api.clips import ClipsApi
 from medianode.api.deliveries import DeliveriesApi
 from medianode.api.events import EventsApi
+from medianode.api.fallbacks import FallbacksApi
 from medianode.api.fastpix import FastPix
+from medianode.api.forecast import ForecastApi
 from medianode.api.links import LinksApi
 from medianode.api.live import Live
+from medianode.api.pulls import PullsApi
+from medianode.api.recordings import Desk, RecordingsApi
+from medianode.api.streamhub import Vods
 from medianode.api.targets import TargetsApi
+from medianode.api.uploads import UploadsApi
 from medianode.api.webhooks import WebhooksApi
 from medianode.auth import Gatekeeper
 from medianode.certificate import Certificate, open_certificate
@@ -34,10 +41,12 @@ from medianode.control.room_options import Options, RoomOptions
 from medianode.control.use_cases import UseCases
 from medianode.egress.hls import HlsService
 from medianode.egress.mjpeg import MjpegDoor
+from medianode.egress.playback.service import PlaybackService
 from medianode.egress.push.report import Pusher
 from medianode.egress.push.rtmp import RtmpPush
 from medianode.egress.push.service import PushService
 from medianode.egress.push.whip import WhipPush
+from medianode.egress.recorder.service import Recorder
 from medianode.egress.rtmp_play import RtmpPlayDesk
 from medianode.egress.screen import Screens
 from medianode.egress.whep.door import WhepDoor
@@ -46,7 +55,9 @@ from medianode.egress.ws_live import LiveSocketDoor
 from medianode.errors import ConfigError, PeerGone, StorageError
 from medianode.events import Bus, IngressChanged, IngressDeleted, IngressDisabled, IngressFinished
 from medianode.health import Health
+from medianode.ingress.pull.service import PullService
 from medianode.ingress.rtmp import RtmpDoor
+from medianode.ingress.srt import SrtDoor
 from medianode.ingress.whip.door import WhipDoor
 from medianode.ingress.whip.service import WhipService
 from medianode.ingress.ws_jpeg import CameraDoor
@@ -56,11 +67,14 @@ from medianode.origin import Origin
 from medianode.outbound import Outbound
 from medianode.routing.registry import Registry
 from medianode.rtc.endpoint import Endpoint
+from medianode.rtc.interfaces import addresses, reachable
 from medianode.rtc.signalling import Signalling
+from medianode.rtc.udp import UdpSocket
 from medianode.store.database import open_database
 from medianode.tasks import background, listen_tcp
 from medianode.transcode.renditions import Renditions
 from medianode.transcode.scaled import Scaled
+from medianode.transcode.slate import SlateMaker
 from medianode.web.pages import Pages
 from medianode.webhooks.delivery import Delivery
 from medianode.webhooks.sender import open_sender
@@ -78,6 +92,7 @@ class Ready:
     data_dir: Path
     first: FirstStart
     certificate: Certificate
+    srt_port: int = 0
 
 
 class Component(Protocol):
@@ -94,9 +109,10 @@ class Sockets:
         self.rtmp = _listen(stack, config.rtmp.listen, "rtmp.listen")
         self.rtmps = _listen(stack, config.rtmp.tls_listen, "rtmp.tls_listen") if config.rtmp.tls_listen else []
         self.rtc = _bind(stack, config) if config.rtc.enabled else None
+        self.srt = _bind_srt(stack, config) if config.srt.enabled else None
         self.http_port = _port(self.http)
         self.rtc_port = self.rtc.udp_port if self.rtc is not None else 0
-        self.ports = Ports(rtmp=_port(self.rtmp), rtmps=_port(self.rtmps) if self.rtmps else 0)
+        self.ports = Ports(rtmp=_port(self.rtmp), rtmps=_port(self.rtmps) if self.rtmps else 0, srt=self.srt.port if self.srt else 0)
 
 
 class Daemon:
@@ -105,8 +121,11 @@ class Daemon:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.bus = Bus()
-        self.registry = Registry(self.bus, config.limits)
+        self.registry = Registry(self.bus, config.limits, demand_wait=config.pull.on_demand_wait)
         self.webrtc: WebRtc | None = None
+        self.recorder: Recorder | None = None
+        self.playback: PlaybackService | None = None
+        self.pulls: PullService | None = None
         self._origin = Origin(config.public_url, config.http.trusted_proxies)
         self.health = Health(config, self.registry, self._origin)
 
@@ -135,11 +154,23 @@ class Daemon:
             renditions = await stack.enter_async_context(Renditions(config.limits, config.mjpeg, config.hls))
             self.registry.treat = lambda publication, forget: Scaled(publication, renditions, forget)
             self.webrtc = WebRtc(self, sockets.rtc, renditions, control.options) if sockets.rtc is not None else None
+            recordings = Path(config.recording.directory or data_dir / "recordings")
+            self.recorder = Recorder(config, self.registry, self.bus, renditions, recordings)
+            control.record_by(self.recorder)
+            await control.tell_base(config.public_url.rstrip("/") or f"http://{_address()}:{sockets.http_port}")
+            self.pulls = pulls = PullService(config, self.registry, outbound)
+            control.pulls.puller = pulls
+            slates = self.registry.slates.loops = SlateMaker(control.fallbacks.artwork, config.limits.slate_cache_bytes)
             pushers = self._pushers(sockets.rtc, renditions, outbound)
             pushing = PushService(database, self.bus, self.registry, config.limits, pushers)
             hls = HlsService(self.registry, self.bus, control.gatekeeper, renditions, config, self._origin)
+            self.playback = playback = PlaybackService(config, database, self.bus, control.gatekeeper, self._origin, self.recorder)
+            hls.assets = playback.asset
+            playback.reach(control.remote_file, control.remote_read)
+            control.retention.in_use = playback.in_use
             playing = RtmpPlayDesk(config.limits.reader_bytes, self.registry.audience)
             door = RtmpDoor(config, self.registry, control.gatekeeper, certificate.context, playing)
+            srt = SrtDoor(config, self.registry, control.gatekeeper, sockets.srt) if sockets.srt is not None else None
             delivery = Delivery(database, config.webhooks, config.limits, sender, node_id)
             streams = config.limits.event_streams
             events = EventsApi(control.feed, control.projects, control.gatekeeper, self._origin, self.bus, bound=streams)
@@ -147,7 +178,7 @@ class Daemon:
             listener = HttpListener(config.limits, certificate.context)
             app = web.Application(middlewares=[listener.middleware, api.middleware], client_max_size=config.limits.http_body_bytes)
             app.add_routes(self.health.routes())
-            components: list[Component] = [api, hls, *self._doors(control.gatekeeper, renditions, certificate, sockets.ports)]
+            components: list[Component] = [api, hls, playback, *self._doors(control.gatekeeper, renditions, certificate, sockets.ports)]
             for component in components:
                 app.add_routes(component.routes())
 
@@ -157,39 +188,55 @@ class Daemon:
                 background(delivery.serve()),  # it ends last: what the others tell as they stop still goes out
                 background(*(self._spared(writing) for writing in control.writers())),
                 background(self.health.lag.serve(), self.health.serve(), feed_watchdog(notifier, self.health.complaint)),
+                background(self.recorder.serve()),  # after all that publishes has ended, before their ends are written down
                 background(*control.services()),
                 background(*pushing.services()),
                 background(hls.serve()),
+                background(playback.serve()),
                 background(*(self.webrtc.services() if self.webrtc is not None else ())),
                 background(listener.serve(app, sockets.http)),
                 background(door.serve(sockets.rtmp, sockets.rtmps)),
+                background(*((srt.serve(),) if srt is not None else ())),
+                background(pulls.serve()),
+                background(self.registry.slates.serve(), slates.serve()),
             ):
                 await asyncio.sleep(0)
                 notifier.tell("READY=1", "STATUS=serving")
                 try:
-                    yield Ready(sockets.http_port, sockets.ports.rtmp, sockets.rtc_port, data_dir, first, certificate)
+                    yield Ready(sockets.http_port, sockets.ports.rtmp, sockets.rtc_port, data_dir, first, certificate, sockets.ports.srt)
                 finally:
                     self.health.stopping = True
                     notifier.tell("STOPPING=1")
+                    await pulls.drain()
                     await self._drain(door)
                     await self._spared(control.keys.write_used())
                     await events.close()
 
     def _api(self, control: UseCases, renditions: Renditions, ports: Ports, pushing: PushService, events: EventsApi) -> Api:
         origin, projects = self._origin, control.projects
-        live = Live(self.registry, control.lives)
+        live = Live(self.registry, control.lives, control.pulls)
         more = [
             *WebhooksApi(projects, control.webhooks).routes,
             *DeliveriesApi(projects, control.deliveries).routes,
             *events.routes,
-            *FastPix(projects, control.live_streams, control.signing_keys, live, origin, ports, control.targets).routes,
+            *FastPix(
+                *(projects, control.live_streams, control.signing_keys, live, origin, ports),
+                *(control.targets, control.assets, control.recordings),
+            ).routes,
             *LinksApi(projects, control.links, origin, ports).routes,
             *AuditApi(control.audit, projects).routes,
             *TargetsApi(projects, control.targets, pushing).routes,
+            *FallbacksApi(projects, control.fallbacks, self.registry, self.config.limits).routes,
+            *PullsApi(projects, control.ingresses, control.sources, control.pulls).routes,
+            *ForecastApi(projects, control.forecasts).routes,
+            *RecordingsApi(desk := Desk(projects, origin, ports), control.recordings, control.catalogue).routes,
+            *ClipsApi(desk, control.clips).routes,
+            *UploadsApi(desk, control.uploads).routes,
+            *Vods(projects, control.ingresses, control.recordings, desk).routes,
         ]
         whep = self.webrtc.whep if self.webrtc is not None else None
         who = (self.config, origin, control.gatekeeper, self.registry, projects, control.keys, control.ingresses, control.lives)
-        return Api(*who, control.audit, ports, renditions, control.options, whep, more)
+        return Api(*who, control.audit, ports, renditions, control.options, whep, more, sources=control.sources, pulls=control.pulls)
 
     def _doors(self, gatekeeper: Gatekeeper, renditions: Renditions, certificate: Certificate, ports: Ports) -> tuple[Component, ...]:
         """All on the HTTP port but the API and HLS."""
@@ -275,7 +322,7 @@ class WebRtc:
         self._signalling = Signalling(config.rtc, config.limits, config.public_url)
         self._default_delay = config.rtc.playout_delay
         self._options = options
-        options.on_change = self._changed
+        options.on_change.append(self._changed)
         self.whep = WhepService(config, daemon.registry, renditions, endpoint, self.delay)
         self.whip = WhipService(config, daemon.registry, endpoint)
 
@@ -315,6 +362,11 @@ async def serve(config: Config, greet: Callable[[Ready], None]) -> None:
     log.info("stopped")
 
 
+def _address() -> str:
+    """Of this machine, for others of its network, where the operator names none."""
+    return next(iter(reachable(addresses(), ipv6=False, loopback=False)), "localhost")
+
+
 def _listen(stack: contextlib.AsyncExitStack, value: str, key: str) -> list[socket.socket]:
     """Closed with the stack: the next port may be the one that is taken."""
     host, port = split_listen(value, key)
@@ -328,6 +380,18 @@ def _listen(stack: contextlib.AsyncExitStack, value: str, key: str) -> list[sock
 
 def _port(listening: list[socket.socket]) -> int:
     return int(listening[0].getsockname()[1])
+
+
+def _bind_srt(stack: contextlib.AsyncExitStack, config: Config) -> UdpSocket:
+    """SRT's UDP port, closed with the stack."""
+    host, port = split_listen(config.srt.listen, "srt.listen")
+    try:
+        udp = UdpSocket(host, port)
+    except OSError as e:
+        why = os.strerror(e.errno) if e.errno else e
+        raise ConfigError(f"srt.listen: cannot listen on {config.srt.listen} (UDP): {why} (medianode doctor tells more)") from None
+    stack.callback(udp.close)
+    return udp
 
 
 def _bind(stack: contextlib.AsyncExitStack, config: Config) -> Endpoint:

@@ -22,7 +22,7 @@ from medianode.config import Config, split_listen
 from medianode.errors import ConfigError, MedianodeError
 from medianode.rtc import selftest
 from medianode.rtc.endpoint import Endpoint
-from medianode.rtc.udp import allowed_buffers, small_buffers
+from medianode.rtc.udp import UdpSocket, allowed_buffers, small_buffers
 from medianode.store.database import open_database
 from medianode.tasks import listen_tcp
 from medianode.transcode.inventory import missing_codecs
@@ -49,6 +49,8 @@ class Finding:
 async def examine(config: Config) -> AsyncIterator[Finding]:
     """All checks, in the order in which they matter. Changes nothing but what a start would."""
     for finding in _ports(config):
+        yield finding
+    for finding in _srt(config):
         yield finding
     data_dir = Path(config.data_dir)
     async for finding in _webrtc(config):
@@ -90,6 +92,20 @@ def _ports(config: Config) -> Iterator[Finding]:
             if isinstance(e, PermissionError):
                 advice = "ports under 1024 want CAP_NET_BIND_SERVICE (AmbientCapabilities= in the unit)"
             yield Finding("warn", "port", f"{key} {value}: {os.strerror(e.errno) if e.errno else e}", advice)
+
+
+def _srt(config: Config) -> Iterator[Finding]:
+    if not config.srt.enabled:
+        return
+    try:
+        UdpSocket(*split_listen(config.srt.listen, "srt.listen")).close()
+        yield Finding("ok", "srt", f"srt.listen {config.srt.listen} (UDP) is free")
+    except OSError as e:
+        if _is_medianode(*split_listen(config.http.listen, "http.listen")):
+            yield Finding("ok", "srt", f"srt.listen {config.srt.listen} (UDP) is served by a running medianode")
+        else:
+            text = f"srt.listen {config.srt.listen} (UDP): {os.strerror(e.errno) if e.errno else e}"
+            yield Finding("warn", "srt", text, "stop what holds it (ss -lunp shows it) or set another port")
 
 
 async def _webrtc(config: Config) -> AsyncIterator[Finding]:

@@ -112,6 +112,14 @@ class TargetStateChanged(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class FallbackChanged(Event):
+    """What a room shows while its publisher is gone is another, or nothing."""
+
+    project_id: str
+    room: str
+
+
+@dataclass(frozen=True, slots=True)
 class TokenRevoked(Event):
     """A room token or a view link, by its `jti`: who views by it is to be put out."""
 

@@ -15,9 +15,10 @@ import ssl
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from aiohttp.abc import ResolveResult
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 from medianode.errors import ConfigError, Forbidden, InvalidRequest, PeerError
 
@@ -141,6 +142,28 @@ class Outbound:
         if any(candidate in net for candidate in (ip, inner) for net in self._networks if net.version == candidate.version):
             return True
         return _public(inner)
+
+
+class Guard(AbstractResolver):
+    """For aiohttp: names become the addresses that `outbound` allows, and no socket is made for any other."""
+
+    def __init__(self, outbound: Outbound) -> None:
+        self._outbound = outbound
+        self._vouched: set[str] = set()  # private addresses of names that the operator allows: as many as he names
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
+        place = await self._outbound.place(host, port)
+        self._vouched.update(address for address in place.addresses if not self._outbound.allows(address))
+        return place.resolved()
+
+    async def close(self) -> None:
+        self._vouched.clear()
+
+    def make_socket(self, info: tuple[Any, ...]) -> socket.socket:
+        family, kind, protocol, _, address = info
+        if address[0] not in self._vouched and not self._outbound.allows(address[0]):
+            raise OSError(errno.EACCES, "a private address")
+        return socket.socket(family, kind, protocol)
 
 
 def _trust(cafile: str) -> ssl.SSLContext:

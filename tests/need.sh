@@ -1,5 +1,6 @@
 #!/bin/sh
-# What the tests need beyond Python packages: Debian's chromium, ffmpeg, PostgreSQL and nginx with its RTMP module.
+# What the tests need beyond Python packages: Debian's chromium, ffmpeg, PostgreSQL and nginx with its RTMP module,
+# GStreamer's RTSP server (the camera).
 # Installed by apt-get where we may; else says what to install and fails, for interop tests are never skipped.
 set -eu
 need=""
@@ -8,6 +9,7 @@ have chromium || need="$need chromium"
 have ffmpeg || need="$need ffmpeg"
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need="$need postgresql"
 [ -e /usr/lib/nginx/modules/ngx_rtmp_module.so ] || need="$need nginx libnginx-mod-rtmp"
+ls /usr/lib/*/girepository-1.0/GstRtspServer-1.0.typelib >/dev/null 2>&1 || need="$need gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad"
 have npm || need="$need npm"
 [ -n "$need" ] || exit 0
 if [ "$(id -u)" = 0 ]; then

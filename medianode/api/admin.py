@@ -14,6 +14,7 @@ from medianode.api.router import AnyRoute, Call, Empty, Route
 from medianode.api.shapes import Data, Page
 from medianode.auth import Permission, Principal
 from medianode.control.projects import LIMITS, Projects
+from medianode.control.recording_policy import LEAST_BYTES, LONGEST, MOST_BYTES, RecordingPolicy, policy_of
 from medianode.control.storage import shown_storage
 from medianode.errors import Forbidden, NotFound
 from medianode.store.projects import Project, Viewing
@@ -80,6 +81,31 @@ class StorageRequest(msgspec.Struct, rename="camel", omit_defaults=True):
     cdn_url: Word = ""
 
 
+class RecordingPolicyView(msgspec.Struct, rename="camel"):
+    """What holds for recordings of this project, beside what the node has: `maxAge` and `minKeep` in seconds, `maxBytes` of what is kept on
+    the node (the smaller of the policy's and `limits.disk`); null is none. `upload`: closed files go to the bucket of `storage`.
+    """
+
+    max_age: float | None
+    max_bytes: int | None
+    min_keep: float | None
+    upload: bool
+    delete_after_upload: bool
+
+
+class RecordingPolicyChange(msgspec.Struct, rename="camel"):
+    """What is absent stays as it is; null: as the node has it. Files older than `maxAge` seconds go, and the oldest where they are more
+    than `maxBytes`; none younger than `minKeep` goes but from a disk that would be full. `upload` (true where `storage` is a bucket) and
+    `deleteAfterUpload` (false): where files are kept.
+    """
+
+    max_age: Annotated[float, Meta(ge=1, le=LONGEST)] | UnsetType | None = UNSET
+    max_bytes: Annotated[int, Meta(ge=LEAST_BYTES, le=MOST_BYTES)] | UnsetType | None = UNSET
+    min_keep: Annotated[float, Meta(ge=1, le=LONGEST)] | UnsetType | None = UNSET
+    upload: bool | UnsetType | None = UNSET
+    delete_after_upload: bool | UnsetType | None = UNSET
+
+
 class ProjectView(msgspec.Struct, rename="camel"):
     """`slug` is StreamHub's app, `id` BaxCloud's project id. `tokenIssuer` stands as `iss` in its tokens."""
 
@@ -92,6 +118,7 @@ class ProjectView(msgspec.Struct, rename="camel"):
     created_at: str
     limits: LimitsView
     storage: StorageView | None
+    recording: RecordingPolicyView
 
 
 class NewProject(msgspec.Struct, rename="camel"):
@@ -103,16 +130,18 @@ class NewProject(msgspec.Struct, rename="camel"):
     open_publish: bool = False
     limits: LimitsChange | None = None
     storage: StorageRequest | None = None
+    recording: RecordingPolicyChange | None = None
 
 
 class ProjectChange(msgspec.Struct, rename="camel"):
-    """What is absent stays as it is. `storage` null: as the node has it."""
+    """What is absent stays as it is. `storage`, `recording` null: as the node has it."""
 
     name: Text | None = None
     viewing: Viewing | None = None
     open_publish: bool | None = None
     limits: LimitsChange | None = None
     storage: StorageRequest | UnsetType | None = UNSET
+    recording: RecordingPolicyChange | UnsetType | None = UNSET
 
 
 class Confirmation(msgspec.Struct):
@@ -163,7 +192,7 @@ class Admin:
                 handler=self.change_project,
                 request=ProjectChange,
                 response=Data[ProjectView],
-                summary="Who may view, whether publishing needs a key, limits, storage",
+                summary="Who may view, whether publishing needs a key, limits, storage, how long recordings are kept",
                 request_example=ProjectChange(viewing="signed", limits=LimitsChange(publishers=10, bitrate=None)),
                 **common,
             ),
@@ -194,6 +223,7 @@ class Admin:
             open_publish=new.open_publish,
             limits=_limits(new.limits),
             storage=None if new.storage is None else _storage(call.who, new.storage),
+            recording=None if new.recording is None else _recording(new.recording),
         )
         return Data(project_view(made))
 
@@ -211,6 +241,7 @@ class Admin:
             open_publish=change.open_publish,
             limits=_limits(change.limits),
             storage=_storage(call.who, change.storage) if isinstance(change.storage, StorageRequest) else change.storage,
+            recording=_recording(change.recording) if isinstance(change.recording, RecordingPolicyChange) else change.recording,
         )
         return Data(project_view(changed))
 
@@ -240,6 +271,21 @@ def _storage(who: Principal, storage: StorageRequest) -> dict[str, Any]:
     return found
 
 
+def _recording(change: RecordingPolicyChange) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.to_builtins(change)
+    return found
+
+
+def _policy_view(policy: RecordingPolicy) -> RecordingPolicyView:
+    return RecordingPolicyView(
+        max_age=policy.max_age or None,
+        max_bytes=policy.max_bytes or None,
+        min_keep=policy.min_keep or None,
+        upload=policy.upload,
+        delete_after_upload=policy.delete_after_upload,
+    )
+
+
 def project_view(project: Project) -> ProjectView:
     storage = shown_storage(project.storage)
     return ProjectView(
@@ -252,6 +298,7 @@ def project_view(project: Project) -> ProjectView:
         created_at=clock.iso(project.created_at),
         limits=LimitsView(**project.limits),
         storage=None if storage is None else msgspec.convert(storage, StorageView),
+        recording=_policy_view(policy_of(project)),
     )
 
 
@@ -265,4 +312,5 @@ _PROJECT = ProjectView(
     "2026-03-29T14:30:00.000Z",
     LimitsView(viewers=200),
     StorageView("s3", bucket="garage-media", region="eu-central-1", access_key="AKIAEXAMPLE"),
+    RecordingPolicyView(2_592_000.0, None, None, True, False),
 )

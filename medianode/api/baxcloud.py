@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from medianode.api.fields import Identity, RoomName, Text
 from medianode.api.live import Live, instant
@@ -19,18 +19,24 @@ from medianode.api.urls import Ports, Urls
 from medianode.auth import Door, Permission, Principal, Takeover
 from medianode.control.ingresses import LIST_LIMIT, Ingresses
 from medianode.control.projects import Projects
+from medianode.control.sources import PullChange, PullOptions, Sources, Wait, masked_source
 from medianode.errors import InvalidRequest, NotEnabled, NotFound
+from medianode.ingress.pull.order import Transport
 from medianode.origin import Origin
 from medianode.store.ingresses import Ingress
 from medianode.store.projects import Project
 
-InputType = Literal["RTMP_INPUT", "WHIP_INPUT"]
+InputType = Literal["RTMP_INPUT", "WHIP_INPUT", "URL_INPUT"]
 DEFAULT_PROJECT = "live"
-KINDS = (Door.RTMP, Door.WHIP)
+KINDS = (Door.RTMP, Door.WHIP, Door.URL)
+INPUT_TYPES: dict[Door, InputType] = {Door.RTMP: "RTMP_INPUT", Door.WHIP: "WHIP_INPUT", Door.URL: "URL_INPUT"}
 
 
 class CreateIngress(msgspec.Struct, rename="camel"):
-    """`takeover` (ours): what a second encoder with the key does to one that is heard from; a silent one is always replaced."""
+    """`takeover` (ours): what a second encoder with the key does to one that is heard from; a silent one is always replaced. `record`
+    (ours): what is published through it is recorded. URL_INPUT (ours) is fetched from `url`: `transport` of rtsp://, `onDemand` (only while
+    somebody watches), `silence` and `frozenVideo` in seconds, see `/api/v1/apps/{app}/pulls`.
+    """
 
     input_type: InputType
     room_name: RoomName
@@ -39,6 +45,24 @@ class CreateIngress(msgspec.Struct, rename="camel"):
     enable_transcoding: bool = True
     bypass_transcoding: bool = False
     takeover: Takeover = Takeover.REJECT
+    record: bool = False
+    url: Annotated[str, Meta(max_length=2000)] = ""
+    transport: Transport = "auto"
+    on_demand: bool = False
+    silence: Wait | None = None
+    frozen_video: Wait | None = None
+
+
+class ChangeIngress(msgspec.Struct, rename="camel"):
+    """What is absent stays as it is; it counts at once, for a session that is on air too."""
+
+    record: bool | UnsetType = UNSET
+    url: Annotated[str, Meta(max_length=2000)] | UnsetType = UNSET
+    transport: Transport | UnsetType = UNSET
+    on_demand: bool | UnsetType = UNSET
+    silence: Wait | UnsetType | None = UNSET
+    frozen_video: Wait | UnsetType | None = UNSET
+    enabled: bool | UnsetType = UNSET
 
 
 class Filter(msgspec.Struct, rename="camel"):
@@ -49,7 +73,7 @@ class Filter(msgspec.Struct, rename="camel"):
 
 class IngressObject(msgspec.Struct, rename="camel"):
     """`id` and `ingressId` are the same; `whipUrl` and `token` (the stream key, sent as Bearer token) are null for RTMP, `rtmpUrl` and
-    `rtmpsUrl` for WHIP.
+    `rtmpsUrl` for WHIP. `url`: what a URL_INPUT is fetched from, without what is secret in it.
     """
 
     id: str
@@ -68,10 +92,12 @@ class IngressObject(msgspec.Struct, rename="camel"):
     enable_transcoding: bool
     bypass_transcoding: bool
     takeover: str
+    record: bool
     error_message: str | None
     started_at: str | None
     ended_at: str | None
     created_at: str
+    url: str | UnsetType = UNSET
 
 
 class IngressList(msgspec.Struct):
@@ -86,9 +112,10 @@ class Deleted(msgspec.Struct, rename="camel"):
 
 
 class BaxCloud:
-    def __init__(self, projects: Projects, ingresses: Ingresses, live: Live, origin: Origin, ports: Ports) -> None:
+    def __init__(self, projects: Projects, ingresses: Ingresses, live: Live, origin: Origin, ports: Ports, sources: Sources) -> None:
         self._projects = projects
         self._ingresses = ingresses
+        self._sources = sources
         self._live = live
         self._origin = origin
         self._ports = ports
@@ -122,6 +149,16 @@ class BaxCloud:
             ),
             Route(method="GET", handler=self.get_ingress, response=IngressObject, summary="One ingress", example=_EXAMPLE, **one),
             Route(
+                method="PATCH",
+                handler=self.change_ingress,
+                request=ChangeIngress,
+                response=IngressObject,
+                summary="Record what is published through it, or no more",
+                request_example=ChangeIngress(record=True),
+                example=_EXAMPLE,
+                **one,
+            ),
+            Route(
                 method="DELETE",
                 handler=self.delete_ingress,
                 response=Deleted,
@@ -136,12 +173,14 @@ class BaxCloud:
         if not new.room_name:
             raise InvalidRequest("roomName: expected 1 to 120 characters, got none")
         project = await self._project(call.who)
-        whip = new.input_type == "WHIP_INPUT"
-        if whip and not self._ports.whip:
+        pull = None
+        if new.input_type == "URL_INPUT":
+            pull = await self._sources.check(new.url, PullOptions(new.transport, new.on_demand, new.silence, new.frozen_video))
+        if new.input_type == "WHIP_INPUT" and not self._ports.whip:
             raise NotEnabled("WHIP_INPUT: WHIP is not enabled on this node (rtc.enabled); use RTMP_INPUT", code="whip-not-enabled")
         ingress = await self._ingresses.create(
             project,
-            Door.WHIP if whip else Door.RTMP,
+            next(door for door, input_type in INPUT_TYPES.items() if input_type == new.input_type),
             new.room_name,
             new.participant_identity,
             new.participant_name,
@@ -149,6 +188,9 @@ class BaxCloud:
             enable_transcoding=new.enable_transcoding,
             bypass_transcoding=new.bypass_transcoding,
             takeover=new.takeover,
+            record=new.record,
+            url=new.url if pull is not None else None,
+            pull=pull,
         )
         return self._object(call, project, ingress)
 
@@ -162,6 +204,13 @@ class BaxCloud:
 
     async def get_ingress(self, call: Call[Principal, Empty, Empty]) -> IngressObject:
         return self._object(call, *await self._find(call))
+
+    async def change_ingress(self, call: Call[Principal, ChangeIngress, Empty]) -> IngressObject:
+        project, ingress = await self._find(call)
+        if call.body.record is not UNSET:
+            ingress = await self._ingresses.set_record(project.id, ingress.id, call.body.record)
+        ingress = await self._sources.follow(ingress, PullChange.of(call.body), call.body.enabled)
+        return self._object(call, project, ingress)
 
     async def delete_ingress(self, call: Call[Principal, Empty, Empty]) -> Deleted:
         _, ingress = await self._find(call)
@@ -185,11 +234,11 @@ class BaxCloud:
 
 
 def ingress_object(ingress: Ingress, slug: str, live: Live, urls: Urls) -> IngressObject:
-    rtmp = ingress.kind == Door.RTMP
+    rtmp, whip = ingress.kind == Door.RTMP, ingress.kind == Door.WHIP
     return IngressObject(
         id=ingress.id,
         ingress_id=ingress.id,
-        input_type="RTMP_INPUT" if rtmp else "WHIP_INPUT",
+        input_type=INPUT_TYPES[Door(ingress.kind)],
         room_name=ingress.room_name,
         room=ingress.room,
         participant_identity=ingress.participant_identity,
@@ -198,11 +247,13 @@ def ingress_object(ingress: Ingress, slug: str, live: Live, urls: Urls) -> Ingre
         stream_key=ingress.stream_key,
         rtmp_url=urls.rtmp if rtmp else None,
         rtmps_url=urls.rtmps if rtmp else None,
-        whip_url=None if rtmp else urls.whip(slug, ingress.room),
-        token=None if rtmp else ingress.stream_key,
+        whip_url=urls.whip(slug, ingress.room) if whip else None,
+        token=ingress.stream_key if whip else None,
+        url=masked_source(ingress.url) if ingress.url else UNSET,
         enable_transcoding=ingress.enable_transcoding,
         bypass_transcoding=ingress.bypass_transcoding,
         takeover=ingress.takeover,
+        record=ingress.record,
         error_message=live.error(ingress),
         started_at=instant(ingress.started_at),
         ended_at=instant(ingress.ended_at),
@@ -227,6 +278,7 @@ _EXAMPLE = IngressObject(
     enable_transcoding=True,
     bypass_transcoding=False,
     takeover="reject",
+    record=False,
     error_message=None,
     started_at=None,
     ended_at=None,

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from medianode import clock
+from medianode.auth import Door
 from medianode.control.ingress_state import Life, State
 from medianode.control.lifecycle import IngressLives
+from medianode.control.pulls import Pulls
+from medianode.ingress.pull.order import PullState
 from medianode.routing.publication import Publication
 from medianode.routing.registry import Registry
 from medianode.store.ingresses import Ingress
@@ -15,11 +18,14 @@ _IN_SESSION = (State.BUFFERING, State.ACTIVE)
 
 
 class Live:
-    """The stored row follows the live state by a moment; where both are known the live one is told."""
+    """The stored row follows the live state by a moment; where both are known the live one is told. Of one that is fetched, how that goes
+    while it has no session.
+    """
 
-    def __init__(self, registry: Registry, lives: IngressLives) -> None:
+    def __init__(self, registry: Registry, lives: IngressLives, pulls: Pulls | None = None) -> None:
         self._registry = registry
         self._lives = lives
+        self._pulls = pulls
 
     def publication(self, ingress: Ingress) -> Publication | None:
         room = self._registry.find(ingress.project_id, ingress.room)
@@ -28,12 +34,22 @@ class Live:
 
     def state(self, ingress: Ingress) -> State:
         life = self._life(ingress)
-        return State(ingress.state) if life is None else life.state
+        state = State(ingress.state) if life is None else life.state
+        pull = self.pull(ingress)
+        if pull is None or state in _IN_SESSION or ingress.disabled_at is not None:
+            return state
+        return State.ERROR if pull.state == "waiting" and pull.code else State.BUFFERING if pull.state == "opening" else state
+
+    def pull(self, ingress: Ingress) -> PullState | None:
+        """How its source is fetched; None where it is not one that is."""
+        return self._pulls.state(ingress) if self._pulls is not None and ingress.kind == Door.URL else None
 
     def error(self, ingress: Ingress) -> str | None:
         """Why it was lost or failed, in words; None while all is well, and after an end that was no failure."""
         if self.state(ingress) is State.COMPLETE:
             return None
+        if (pull := self.pull(ingress)) is not None and pull.message and ingress.disabled_at is None:
+            return pull.message
         life = self._life(ingress)
         return (ingress.error_message or ingress.error_code if life is None else life.message or life.code) or None
 

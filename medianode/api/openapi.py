@@ -35,6 +35,7 @@ _TAGS = {
     "Events": "What happens, as server-sent events or page by page, for those who cannot be called.",
     "Webhooks": "Who is called when something happens, in which dialect, and what became of each call.",
     "Simulcast": "Where a room is sent on to while it is on air.",
+    "Recordings": "What is kept of rooms, and clips of it.",
 }
 """Parts of our own dialect with a heading of their own."""
 

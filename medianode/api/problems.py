@@ -116,7 +116,7 @@ BAXCLOUD = Dialect(
 FASTPIX = Dialect(
     "FastPix",
     "Live streams as the FastPix SDKs call them: `{success, data}`, HTTP Basic with the key's id and the key.",
-    ("/v1/live", "/v1/iam", "/live/streams"),
+    ("/v1/live", "/v1/iam", "/v1/on-demand", "/live/streams", "/on-demand"),
     FastPixError,
     _fastpix,
     (_PROJECT_HEADER,),

@@ -120,11 +120,8 @@ def check_path(request: web.Request) -> None:
             raise NotFound(f"no such {name}")
 
 
-async def read_json(request: web.Request, reading: Reading) -> Any:
-    """The body as JSON, whatever its Content-Type says; an empty one is `{}`.
-
-    Raises LimitExceeded, PeerTimeout (slow), PeerGone (cut), InvalidRequest (not JSON).
-    """
+async def read_body(request: web.Request, reading: Reading) -> bytes:
+    """All of it. Raises LimitExceeded, PeerTimeout (slow), PeerGone (cut), InvalidRequest (its framing is broken)."""
     if (request.content_length or 0) > reading.nbytes:
         raise LimitExceeded(f"body: expected at most {reading.nbytes} bytes, got {request.content_length}", code="body-too-large")
     body = bytearray()
@@ -140,10 +137,19 @@ async def read_json(request: web.Request, reading: Reading) -> Any:
         raise InvalidRequest(f"body: cannot be read: {e}", code="bad-body") from None
     except OSError:
         raise PeerGone("closed before the end of the body") from None
+    return bytes(body)
+
+
+async def read_json(request: web.Request, reading: Reading) -> Any:
+    """The body as JSON, whatever its Content-Type says; an empty one is `{}`.
+
+    Raises as `read_body`, and InvalidRequest (not JSON).
+    """
+    body = await read_body(request, reading)
     if not body.strip():
         return {}
     try:
-        return msgspec.json.decode(bytes(body))
+        return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as e:
         raise InvalidRequest(f"body: expected JSON, got something else: {e}", code="bad-json") from None
     except RecursionError:

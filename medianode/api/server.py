@@ -31,7 +31,9 @@ from medianode.control.ingresses import Ingresses
 from medianode.control.keys import Keys
 from medianode.control.lifecycle import IngressLives
 from medianode.control.projects import Projects
+from medianode.control.pulls import Pulls
 from medianode.control.room_options import RoomOptions
+from medianode.control.sources import Sources
 from medianode.egress.whep.service import WhepService
 from medianode.errors import Forbidden, MedianodeError, NotFound
 from medianode.origin import Origin
@@ -64,17 +66,20 @@ class Api:
         options: RoomOptions | None = None,
         whep: WhepService | None = None,
         more: Iterable[AnyRoute] = (),
+        *,
+        sources: Sources,
+        pulls: Pulls | None = None,
     ) -> None:
         self._gatekeeper = gatekeeper
         self._origin = origin
         self._reading = Reading(config.limits.http_body_bytes, config.limits.request_timeout)
-        live = Live(registry, lives)
+        live = Live(registry, lives, pulls)
         ports = replace(ports, whip=ports.whip and config.rtc.enabled)
         where = (projects, ingresses, live, origin, ports)
         self.typed: list[AnyRoute] = [
-            *BaxCloud(*where).routes,
+            *BaxCloud(*where, sources).routes,
             *streamhub.Tokens(projects, gatekeeper, origin, ports).routes,
-            *streamhub.Ingress(*where).routes,
+            *streamhub.Ingress(*where, sources).routes,
             *streamhub.Cameras(projects, ingresses, gatekeeper, registry, live, origin, ports, enabled=config.ws_jpeg.enabled).routes,
             *streamhub.Streams(projects, ingresses, registry, live, log).routes,
             *Sessions(registry, origin, ports, renditions).routes,

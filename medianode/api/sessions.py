@@ -86,8 +86,8 @@ class RenditionView(msgspec.Struct, rename="camel"):
 
 
 class SessionView(msgspec.Struct, rename="camel"):
-    """`sourceClock`: by the publisher's own clock, when its media time 0 was (WebRTC tells it); `network`, of a WebRTC publisher: `loss`
-    (fraction), `jitter` and `rtt` (seconds) as they are now, and counts since the start.
+    """`sourceClock`: by the publisher's own clock, when its media time 0 was (WebRTC tells it); `network`, of a publisher by WebRTC or
+    SRT: `loss` (fraction), `jitter` and `rtt` (seconds) as they are now, and counts since the start.
     """
 
     id: str
@@ -115,8 +115,13 @@ class SessionView(msgspec.Struct, rename="camel"):
     renditions: list[RenditionView] = []
 
 
+Showing = Literal["publisher", "backup", "slate", "nothing"]
+
+
 class RoomView(msgspec.Struct, rename="camel"):
-    """`held`: on air in a publisher's gap. `programme`: the id of the session that the players show."""
+    """`held`: on air in a publisher's gap. `programme`: the id of the session that the players show; `showing`: what that is, in a gap the
+    slate or a backup.
+    """
 
     app: str
     room: str
@@ -124,6 +129,7 @@ class RoomView(msgspec.Struct, rename="camel"):
     held: bool
     live_since: str | None
     programme: str | None
+    showing: Showing
     sessions: list[str]
     viewers: dict[str, int]
     play_url: str
@@ -296,14 +302,22 @@ def _track(publication: Publication, track: Track, now: float) -> TrackView:
     )
 
 
+def showing(room: Room | None) -> Showing:
+    """What its players see now."""
+    if room is None or room.programme is None:
+        return "nothing"
+    return "slate" if room.slated else "backup" if room.backed_up else "publisher"
+
+
 def room_view(room: Room, urls: Urls) -> RoomView:
     return RoomView(
         app=room.slug,
         room=room.name,
         on_air=room.on_air,
-        held=room.held,
+        held=room.held or room.slated,
         live_since=clock.iso(room.live_since) if room.on_air else None,
-        programme=session_id(room.programme) if room.programme else None,
+        programme=session_id(room.programme) if room.programme is not None and not room.slated else None,
+        showing=showing(room),
         sessions=[session_id(p) for p in room.publications.values()],
         viewers={door: n for door, n in room.viewers.items() if n},
         play_url=urls.play(room.slug, room.name),

@@ -15,12 +15,13 @@ from medianode.origin import Origin
 class Ports:
     """Where the doors listen really: RTMP, and RTMPS where it has a port of its own (0: it shares RTMP's).
 
-    `whip`: whether that door is open; it needs no port of its own.
+    `whip`: whether that door is open; it needs no port of its own. `srt`: 0 where that door is closed.
     """
 
     rtmp: int
     rtmps: int = 0
     whip: bool = True
+    srt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,11 @@ class Urls:
     @property
     def rtmps(self) -> str:
         return f"rtmps://{self.host}:{self.ports.rtmps or self.ports.rtmp}/live"
+
+    @property
+    def srt(self) -> str | None:
+        """Where an encoder publishes by SRT, its stream key as streamid."""
+        return f"srt://{self.host}:{self.ports.srt}" if self.ports.srt else None
 
     def whip(self, slug: str, room: str) -> str:
         """Where an encoder publishes by WHIP, its stream key as Bearer token."""
@@ -73,6 +79,14 @@ class Urls:
     def playback(self, playback_id: str) -> str:
         """HLS of a live stream by one of its public names."""
         return f"{self.base}/{playback_id}.m3u8"
+
+    def recording(self, slug: str, recording_id: str, name: str = "index.m3u8") -> str:
+        """Of one recording: its playlist, one of its files, `download.mp4`, `poster.jpg`."""
+        return f"{self.base}/vod/{slug}/{recording_id}/{name}"
+
+    def room_recordings(self, slug: str, room: str) -> str:
+        """What was recorded in a room; takes `from` and `to`."""
+        return f"{self.base}/vod/{slug}/rooms/{quote(room)}/index.m3u8"
 
     def mjpeg(self, slug: str, room: str) -> str:
         return f"{self.base}/live/{slug}/{quote(room)}/mjpeg"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from medianode import clock
 from medianode.api.problems import OPERATOR
@@ -17,7 +17,7 @@ from medianode.control.audit import AuditLog
 from medianode.control.projects import Projects
 from medianode.control.room_options import Options, RoomOptions
 from medianode.egress.whep.service import Watcher, WhepService
-from medianode.errors import Forbidden, NotFound, PeerGone
+from medianode.errors import Forbidden, InvalidRequest, NotFound, PeerGone
 from medianode.media.names import room_name
 from medianode.media.track import Kind
 
@@ -53,15 +53,19 @@ class ViewerView(msgspec.Struct, rename="camel"):
 
 
 class RoomOptionsView(msgspec.Struct, rename="camel"):
-    """`playoutDelay`: seconds that WebRTC viewers buffer: 0 the least delay, 0.3 rides over bad networks; null: the node's own setting."""
+    """`playoutDelay`: seconds that WebRTC viewers buffer: 0 the least delay, 0.3 rides over bad networks; null: the node's own setting.
+    `record`: the room's programme is recorded whenever it is on air.
+    """
 
     playout_delay: Annotated[float, Meta(ge=0, le=10)] | None = None
+    record: bool = False
 
 
 class RoomOptionsChange(msgspec.Struct, rename="camel"):
-    """All of them, named: what is left out by mistake must not be reset."""
+    """What is absent stays as it is; `record` counts at once, for a room that is on air too."""
 
-    playout_delay: Annotated[float, Meta(ge=0, le=10)] | None
+    playout_delay: Annotated[float, Meta(ge=0, le=10)] | UnsetType | None = UNSET
+    record: bool | UnsetType = UNSET
 
 
 class Viewers:
@@ -123,11 +127,16 @@ class Viewers:
         watcher.close(PeerGone("put out by the operator", code="put-out"))
 
     async def get_options(self, call: Call[Principal, Empty, Empty]) -> Data[RoomOptionsView]:
-        return Data(RoomOptionsView(self._options.get(*await self._room(call)).playout_delay))
+        return Data(_shown(self._options.get(*await self._room(call))))
 
     async def put_options(self, call: Call[Principal, RoomOptionsChange, Empty]) -> Data[RoomOptionsView]:
-        await self._options.put(*await self._room(call), Options(call.body.playout_delay))
-        return Data(RoomOptionsView(call.body.playout_delay))
+        given = {name: value for name, value in msgspec.structs.asdict(call.body).items() if value is not UNSET}
+        if not given:
+            raise InvalidRequest("playoutDelay: expected this or record, got neither")
+        project_id, room = await self._room(call)
+        options = msgspec.structs.replace(self._options.get(project_id, room), **given)
+        await self._options.put(project_id, room, options)
+        return Data(_shown(options))
 
     async def _room(self, call: Call[Principal, Any, Empty]) -> tuple[str, str]:
         project = await self._projects.find(call.path("project"))
@@ -138,6 +147,10 @@ class Viewers:
     def _visible(self, who: Principal) -> list[Watcher]:
         watchers = () if self._whep is None else self._whep.watchers.values()
         return [w for w in watchers if who.node or w.grant.project_id == who.project_id]
+
+
+def _shown(options: Options) -> RoomOptionsView:
+    return RoomOptionsView(options.playout_delay, options.record)
 
 
 def view_of(watcher: Watcher) -> ViewerView:

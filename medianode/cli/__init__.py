@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 import uvloop
 
 from medianode import __version__
-from medianode.cli import audit, events, keys, links, node, projects, push, webhooks
+from medianode.cli import audit, events, keys, links, node, projects, push, recordings, webhooks
 from medianode.cli.commands import EXIT_FAILED, EXIT_USAGE
 from medianode.config import Config, load
 from medianode.errors import ConfigError, MedianodeError
@@ -44,6 +44,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="medianode", description="A self-hosted media node.")
     parser.add_argument("--version", action="version", version=f"medianode {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (node, push, keys, webhooks, events, projects, links, audit):
+    for group in (node, push, keys, webhooks, events, projects, links, recordings, audit):
         group.add(commands)
     return parser

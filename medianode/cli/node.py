@@ -82,6 +82,7 @@ def greeting(config: Config, ready: Ready, *, show: bool = True) -> str:
             "",
             f"  OBS server   rtmp://{host}:{ready.rtmp_port}/{project.slug}",
             f"  stream key   {key}",
+            *((f"  by SRT       srt://{host}:{ready.srt_port}?streamid={key if show else 'STREAM_KEY'}",) if ready.srt_port else ()),
             f"  try it       {_program()} push testsrc rtmp://{host}:{ready.rtmp_port}/{project.slug}/{key if show else 'STREAM_KEY'}",
         ]
     if ready.first.admin_key and show:

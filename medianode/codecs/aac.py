@@ -62,7 +62,13 @@ class AdtsHeader(NamedTuple):
 
 def parse_asc(data: bytes) -> AudioSpecificConfig:
     """ProtocolError on a reserved rate or channel configuration, or bits that run out. Trailing bytes are no fault."""
-    r = BitReader(data[:1024], "AudioSpecificConfig")
+    return read_asc(BitReader(data[:1024], "AudioSpecificConfig"), alone=True)
+
+
+def read_asc(r: BitReader, *, alone: bool = False) -> AudioSpecificConfig:
+    """As `parse_asc`, from where the reader is, which is then behind it. `alone`: nothing but it is there, so that backward compatible
+    signalling can be looked for.
+    """
     signalled = kind = _read_object_type(r)
     rate, channel_config = _read_rate(r), r.u(4)
     extension_rate = 0
@@ -73,7 +79,7 @@ def parse_asc(data: bytes) -> AudioSpecificConfig:
             r.skip(4)
     frame_length, channels = _read_specific(r, kind, rate, channel_config)
     sbr, ps = signalled in (SBR, PS), signalled == PS
-    if not sbr and kind not in (USAC, _ELD) and r.remaining >= 16:
+    if alone and not sbr and kind not in (USAC, _ELD) and r.remaining >= 16:
         extension_rate, ps = _read_sync_extension(r, kind)
         sbr = extension_rate > 0
     if extension_rate and not rate <= extension_rate <= 2 * rate:

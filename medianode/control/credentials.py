@@ -82,5 +82,7 @@ class Credentials:
 
 
 def opens(ingress: Ingress, door: Door) -> bool:
-    """Does its stream key open this door?"""
-    return ingress.kind == door or (ingress.kind == Door.ANY and door in (Door.RTMP, Door.WHIP))
+    """Does its stream key open this door? What an encoder does by RTMP it may do by SRT: the same media, another transport."""
+    if ingress.kind == Door.ANY:
+        return door in (Door.RTMP, Door.WHIP, Door.SRT)
+    return ingress.kind == door or (ingress.kind == Door.RTMP and door is Door.SRT)

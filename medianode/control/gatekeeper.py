@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from medianode.auth import Door, FailedLogins, Permission, Principal, PublishGrant, ReadGrant
+from medianode.auth import Door, FailedLogins, Means, Permission, Principal, PublishGrant, ReadGrant
+from medianode.control.asset_viewing import AssetViewing
 from medianode.control.broadcasts import Broadcasts
 from medianode.control.credentials import Credentials
 from medianode.control.ingresses import Ingresses
@@ -18,6 +19,8 @@ from medianode.control.projects import Projects
 from medianode.control.publishing import Publishing
 from medianode.control.viewing import Viewing
 from medianode.errors import Forbidden, Unauthorized
+from medianode.store.database import Database
+from medianode.store.ingresses import Ingress
 from medianode.store.keys import ApiKey
 from medianode.store.projects import Project
 
@@ -35,6 +38,7 @@ class HouseGatekeeper:
         broadcasts: Broadcasts,
         links: Links,
         failed: FailedLogins,
+        assets: Database,
         *,
         hold: float,
     ) -> None:
@@ -44,11 +48,18 @@ class HouseGatekeeper:
         self._viewing = viewing = Viewing(projects, credentials, broadcasts, signed)
         self._publishing = Publishing(projects, ingresses, credentials, broadcasts, hold=hold)
         self._playback = Playback(projects, broadcasts, credentials, signed, viewing.by_secret)
+        self._assets = AssetViewing(assets, projects, broadcasts, credentials, viewing.by_secret)
 
     async def publish(
         self, door: Door, app: str, key: str, room: str | None = None, *, source: str = "", proves: Callable[[str], bool] | None = None
     ) -> PublishGrant:
-        grant = await self._publishing.publish(door, app, key, room, source=source, proves=proves)
+        return await self._within_project(await self._publishing.publish(door, app, key, room, source=source, proves=proves))
+
+    async def pull(self, ingress: Ingress) -> PublishGrant:
+        """What the node may publish that it fetches for this ingress. Raises NotFound (its project is gone), Forbidden (disabled)."""
+        return await self._within_project(await self._publishing.pull(ingress))
+
+    async def _within_project(self, grant: PublishGrant) -> PublishGrant:
         limits = (await self._projects.get(grant.project_id)).limits
         return replace(
             grant,
@@ -68,9 +79,17 @@ class HouseGatekeeper:
     ) -> ReadGrant:
         return await self._limited(await self._playback.read(playback_id, token, bearer, site=site, agent=agent, source=source))
 
+    async def read_asset(
+        self, playback_id: str, token: str | None = None, bearer: str | None = None, *, site: str = "", agent: str = "", source: str = ""
+    ) -> ReadGrant:
+        return await self._limited(await self._assets.read(playback_id, token, bearer, site=site, agent=agent, source=source))
+
     async def still(self, grant: ReadGrant) -> None:
         """Would it be given now? See `Viewing.still`."""
-        await self._viewing.still(grant)
+        if grant.recording_id and grant.means is Means.PLAYBACK:
+            await self._assets.still(grant)
+        else:
+            await self._viewing.still(grant)
 
     async def _limited(self, grant: ReadGrant) -> ReadGrant:
         viewers = (await self._projects.get(grant.project_id)).limits.get("viewers", 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import string
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -68,6 +68,8 @@ class Ingresses:
         enable_transcoding: bool = True,
         bypass_transcoding: bool = False,
         takeover: Takeover = Takeover.REJECT,
+        record: bool = False,
+        pull: Mapping[str, Any] | None = None,
     ) -> Ingress:
         """`room` in either form; no `identity` is StreamHub's default (`ingress-<app>`, for a camera `wscam-…`).
 
@@ -85,6 +87,8 @@ class Ingresses:
             enable_transcoding=enable_transcoding,
             bypass_transcoding=bypass_transcoding,
             takeover=takeover,
+            record=record,
+            pull=pull,
         )
         return await self.add(project, ingress, unique_identity=unique_identity)
 
@@ -195,6 +199,14 @@ class Ingresses:
         self._bus.publish(IngressChanged(ingress.id, ingress.project_id, ingress.kind, ingress.room, ingress.participant_identity))
         return ingress
 
+    async def set_record(self, project_id: str, ingress_id: str, record: bool) -> Ingress:
+        """What is published through it is recorded, or no more; a session that is on air follows at once. Raises NotFound."""
+
+        async def alter(tx: Transaction, ingress: Ingress) -> None:
+            await table.set_record(tx, ingress.id, record)
+
+        return await self.change(project_id, ingress_id, alter, record=record)
+
     async def reset_key(self, project_id: str, ingress_id: str, stream_key: str = "") -> Ingress:
         """A new stream key, a random one where none is given; the old one is good no more and who publishes by it is put out (the
         publication waits for the encoder to come back with the new one). Raises NotFound.
@@ -279,6 +291,8 @@ def new_ingress(
     enable_transcoding: bool = True,
     bypass_transcoding: bool = False,
     takeover: Takeover = Takeover.REJECT,
+    record: bool = False,
+    pull: Mapping[str, Any] | None = None,
 ) -> Ingress:
     """An ingress with fresh id and keys, not stored yet. Raises InvalidRequest."""
     canonical = room_name(project.slug, room)
@@ -304,6 +318,8 @@ def new_ingress(
         enable_transcoding=enable_transcoding,
         bypass_transcoding=bypass_transcoding,
         takeover=takeover.value,
+        record=record,
+        pull=pull,
         created_at=clock.wallclock(),
     )
     return replace(ingress, password=random_text(20)) if with_password else ingress

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from medianode import clock
@@ -89,7 +90,7 @@ class IngressLives:
     """One Life per ingress seen since the start, dropped when the ingress is deleted, and per publisher without one, dropped at its end.
 
     `serve` writes; without it the facts still flow on the bus. `node_id`: whose sessions these are; `bound`: limits.unwritten_facts;
-    `hls`: rooms on air are on HLS too.
+    `hls`: rooms on air are on HLS too. `recorded`: does a recording begin with this first picture?
     """
 
     def __init__(self, db: Database, bus: Bus, *, node_id: str = "", bound: int = 10_000, hls: bool = True) -> None:
@@ -97,6 +98,7 @@ class IngressLives:
         self._bus = bus
         self.node_id = node_id
         self._hls = hls
+        self.recorded: Callable[[PublicationActive], bool] = lambda event: False
         self._entries: dict[Key, _Entry] = {}
         self._on_air: dict[tuple[str, str], Presence] = {}
         self._ledger = Ledger(db, bound)
@@ -222,7 +224,15 @@ class IngressLives:
         key = _key(event)
         if self._phase(key) is Phase.CONNECTED:
             self._entries[key].tracks = event.tracks
+            if isinstance(key, str) and self.recorded(event):
+                self.recording(key)
             self._step(key, FirstKeyframe())
+
+    def recording(self, ingress_id: str) -> None:
+        """From here on it is recorded."""
+        entry = self._entries.get(ingress_id)
+        if entry is not None:
+            self._note(ingress_id, entry, [self._happened(ingress_id, "recording", clock.wallclock(), door=entry.door)])
 
     def _lost(self, event: PublicationLost) -> None:
         # after `failed` or a deletion the publication still ends in its own way: no news

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from medianode import clock
@@ -56,6 +56,8 @@ class Nodes:
         self._db = db
         self._lives = lives
         self._rising = (lives.rise, *rising)
+        self.burying: Callable[[str], Awaitable[object]] | None = None
+        """Called with the id of a node that is gone, once its sessions are ended."""
         self._node_id = node_id
         self._heard: dict[str, tuple[Node, float]] = {}
 
@@ -95,6 +97,8 @@ class Nodes:
         for node, since in tuple(self._heard.values()):
             if now - since >= GONE:
                 ended = await self._lives.bury(node)
+                if self.burying is not None:
+                    await self.burying(node.id)
                 log.warning("node %s has not been heard of for %.0f s: %d sessions of its ended", node.id, now - since, ended)
 
     def _hear(self, node: Node, now: float) -> tuple[Node, float]:

@@ -12,12 +12,13 @@ from msgspec import UNSET, UnsetType
 from medianode import clock
 from medianode.control import audit, room_options
 from medianode.control.cache import Cache
+from medianode.control.recording_policy import merged_policy
 from medianode.control.storage import check_storage, shown_storage
 from medianode.errors import Conflict, InvalidRequest, NotFound, StorageError
 from medianode.events import Bus, ProjectChanged, ProjectDeleted
 from medianode.media.names import SLUG_LENGTH, check_slug, shown
 from medianode.outbound import Outbound
-from medianode.store import deliveries, endpoints, outbox
+from medianode.store import deliveries, discards, endpoints, outbox
 from medianode.store import projects as table
 from medianode.store.database import Database, Transaction
 from medianode.store.projects import Project, Viewing
@@ -89,11 +90,12 @@ class Projects:
         open_publish: bool = False,
         limits: Mapping[str, int | None] | None = None,
         storage: Mapping[str, Any] | None = None,
+        recording: Mapping[str, Any] | None = None,
     ) -> Project:
-        """Raises InvalidRequest, Conflict if the slug is taken."""
+        """`recording` as `control.recording_policy` has it. Raises InvalidRequest, Conflict if the slug is taken."""
         project = new_project(slug, name, viewing=viewing, open_publish=open_publish)
         checked = None if storage is None else await check_storage(storage, None, self._outbound)
-        project = replace(project, limits=merged_limits({}, limits or {}), storage=checked)
+        project = replace(project, limits=merged_limits({}, limits or {}), storage=checked, recording=merged_policy(None, recording))
         try:
             async with self._db.write() as tx:
                 await table.insert_project(tx, project)
@@ -112,8 +114,10 @@ class Projects:
         open_publish: bool | None = None,
         limits: Mapping[str, int | None] | None = None,
         storage: Mapping[str, Any] | UnsetType | None = UNSET,
+        recording: Mapping[str, Any] | UnsetType | None = UNSET,
     ) -> Project:
-        """None, and for `storage` UNSET, leaves a field as it is. `limits`: those named; None takes one away.
+        """None, and for `storage` and `recording` UNSET, leaves a field as it is. `limits`, and of `recording`: those named; None takes one
+        away.
 
         Raises NotFound, InvalidRequest.
         """
@@ -130,6 +134,7 @@ class Projects:
                 open_publish=found.open_publish if open_publish is None else open_publish,
                 limits=merged_limits(found.limits, limits or {}),
                 storage=found.storage if checked is UNSET else checked,
+                recording=found.recording if recording is UNSET else merged_policy(found.recording, recording),
             )
             await table.replace(tx, project)
             await self._told(tx, project, "project.changed", **_differences(found, project))
@@ -149,9 +154,10 @@ class Projects:
         async with self._db.write() as tx:
             await self._confirmed(tx, project.id, confirm, to_delete=True)
             await announce(tx, _changed_fact(project, None, deleted=True))
+            recorded = await discards.add_all_of(tx, project.id)  # what was recorded goes too, unlinked beside all else
             await table.delete_project(tx, project.id)
             await room_options.remove_all(tx, project.id)
-            await audit.record(tx, "project.deleted", project.id, project.id, slug=project.slug)
+            await audit.record(tx, "project.deleted", project.id, project.id, slug=project.slug, recordings=recorded)
         self._bus.publish(ProjectDeleted(project.id, project.slug))
         return project
 
@@ -188,7 +194,7 @@ def _changed_fact(project: Project, project_id: str | None, *, deleted: bool) ->
 def _differences(before: Project, after: Project) -> dict[str, object]:
     """For the audit log: what was set, without secrets."""
     found: dict[str, object] = {}
-    for field in ("name", "viewing", "open_publish", "limits"):
+    for field in ("name", "viewing", "open_publish", "limits", "recording"):
         if getattr(before, field) != getattr(after, field):
             found[field] = getattr(after, field)
     if before.storage != after.storage:

@@ -19,6 +19,9 @@ from medianode.store.live_streams import LiveStream
 from medianode.store.projects import Project
 
 NO_SUCH_KEY = "publish: the stream key is not known (server rtmp://HOST/live, and the stream key behind it or in a field of its own)"
+WRONG_PASSPHRASE = "wrong-passphrase"  # noqa: S105 - a word
+PROOFS = 8
+"""Ingresses of one room whose passphrase is tried."""
 SOURCES = {"camera": Kind.VIDEO, "screen_share": Kind.VIDEO, "microphone": Kind.AUDIO, "screen_share_audio": Kind.AUDIO}
 """LiveKit's names of what a token may publish."""
 
@@ -39,6 +42,8 @@ class Publishing:
         self._credentials.check(source)
         if door is Door.WHIP:
             return await self._publish_by_whip(app, key, room, source)
+        if door is Door.SRT:
+            return await self._publish_by_srt(app, key, room, source, proves)
         parsed = stream_name(key) if door is Door.RTMP else StreamName(key)
         found = await self._credentials.stream_key(door, (*parsed.secrets, parsed.name))
         if found is not None:
@@ -75,6 +80,45 @@ class Publishing:
         self._credentials.failed(source)  # the room was looked up as a key: guesses are counted here too
         raise Unauthorized("publish: expected the ingress's stream key or a room token as Bearer token", code="token-missing")
 
+    async def _publish_by_srt(
+        self, app: str, key: str, room: str | None, source: str, proves: Callable[[str], bool] | None
+    ) -> PublishGrant:
+        """`proves`: is this the caller's passphrase? None where it does not encrypt.
+
+        A passphrase that is given must be the live stream's srtSecret or the ingress's password, or, without either, its stream key.
+        Who encrypts may name the room alone: the passphrase then says which ingress of it, and no key crosses the wire.
+        """
+        found = await self._credentials.stream_key(Door.SRT, (key,))
+        if found is not None:
+            ingress = found[0]
+            if proves is None and ingress.password is not None:
+                raise self._credentials.wrong("publish: this ingress has a password: it is the SRT passphrase", source)
+            if proves is not None and not any(proves(secret) for secret in await self._passphrases(ingress)):
+                self._credentials.failed(source)
+                raise Unauthorized("publish: the SRT passphrase is not the stream's", code=WRONG_PASSPHRASE)
+            return await self._grant_ingress(ingress, Door.SRT, app, room)
+        project = await self._projects.find(app) if app else None
+        if project is not None and proves is not None:
+            for ingress in await self._in_room(project, key, (Door.ANY, Door.RTMP)):
+                if any(proves(secret) for secret in await self._passphrases(ingress)):
+                    return await self._publish_grant(project, ingress, Door.SRT)
+        elif project is not None and project.open_publish and room is None:
+            return self._open_grant(project, Door.SRT, key)
+        raise self._credentials.wrong("publish: the stream key is not known (by SRT it is the streamid)", source)
+
+    async def _passphrases(self, ingress: Ingress) -> tuple[str, ...]:
+        broadcast = await self._broadcasts.of_ingress(ingress.id) if ingress.kind == Door.ANY else None
+        own = (ingress.password,) if ingress.password is not None else () if broadcast is not None else (ingress.stream_key,)
+        return own if broadcast is None else (broadcast.stream.srt_secret, *own)
+
+    async def _in_room(self, project: Project, room: str, kinds: tuple[Door, ...]) -> list[Ingress]:
+        """At most PROOFS: each costs a derived key."""
+        try:
+            found = [i for kind in kinds for i in await self._ingresses.in_room(project, room, kind)]
+        except InvalidRequest:
+            return []
+        return found[:PROOFS]
+
     def _check_password(self, ingress: Ingress, others: tuple[str, ...], proves: Callable[[str], bool] | None, source: str) -> None:
         password = ingress.password
         if password is None or any(same_secret(password, other) for other in others) or (proves is not None and proves(password)):
@@ -99,6 +143,11 @@ class Publishing:
                 raise Unauthorized("publish: the key is of another room", code="room-mismatch")
         return await self._publish_grant(project, ingress, door)
 
+    async def pull(self, ingress: Ingress) -> PublishGrant:
+        """For what is fetched from its URL: nobody else publishes by it, and what is left of the connection before gives way."""
+        project = await self._projects.get(ingress.project_id)
+        return replace(await self._publish_grant(project, ingress, Door.URL), takeover=Takeover.REPLACE)
+
     async def _publish_grant(self, project: Project, ingress: Ingress, door: Door) -> PublishGrant:
         """Within the policy of its live stream, where it is one. Raises Forbidden (`ingress-disabled`)."""
         if ingress.disabled_at is not None:
@@ -115,6 +164,7 @@ class Publishing:
             hold=self._hold,
             enable_transcoding=ingress.enable_transcoding,
             bypass_transcoding=ingress.bypass_transcoding,
+            record=ingress.record,
         )
         broadcast = await self._broadcasts.of_ingress(ingress.id) if ingress.kind == Door.ANY else None
         return grant if broadcast is None else within(grant, broadcast.stream)
@@ -174,4 +224,5 @@ def within(grant: PublishGrant, stream: LiveStream) -> PublishGrant:
         max_height=int(stream.max_resolution.removesuffix("p")),
         kinds=frozenset({Kind.AUDIO}) if stream.audio_only else grant.kinds,
         low_latency=stream.latency_mode == "low",
+        record=stream.enable_recording,
     )

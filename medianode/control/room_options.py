@@ -20,9 +20,11 @@ MOST = 10_000
 
 
 class Options(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`playout_delay`: seconds that WebRTC viewers are asked to buffer; None: the node's `rtc.playout_delay`."""
+    """`playout_delay`: seconds that WebRTC viewers are asked to buffer; None: the node's `rtc.playout_delay`. `record`: its programme is
+    recorded whenever it is on air."""
 
     playout_delay: Annotated[float, Meta(ge=0, le=10)] | None = None
+    record: bool = False
 
 
 class RoomOptions:
@@ -31,7 +33,7 @@ class RoomOptions:
     def __init__(self, db: Database, bus: Bus) -> None:
         self._db = db
         self._options: dict[tuple[str, str], Options] = {}
-        self.on_change: Callable[[str, str, Options], None] | None = None
+        self.on_change: list[Callable[[str, str, Options], None]] = []
         bus.subscribe(ProjectDeleted, self._project_deleted)
 
     async def load(self) -> None:
@@ -58,13 +60,14 @@ class RoomOptions:
                 await settings.remove(tx, name)
             else:
                 await settings.put(tx, name, msgspec.json.encode(options).decode())
-            await audit.record(tx, "room.options-changed", room, project_id, playout_delay=options.playout_delay)
+            details = {"playout_delay": options.playout_delay, "record": options.record}
+            await audit.record(tx, "room.options-changed", room, project_id, **details)
         if options == Options():
             self._options.pop(key, None)
         else:
             self._options[key] = options
-        if self.on_change is not None:
-            self.on_change(project_id, room, options)
+        for told in self.on_change:
+            told(project_id, room, options)
 
     def _project_deleted(self, event: ProjectDeleted) -> None:
         self._options = {key: options for key, options in self._options.items() if key[0] != event.project_id}

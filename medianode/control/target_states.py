@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import uuid4
 
 from medianode import clock
-from medianode.control.ledger import LOST
+from medianode.control.backlog import Backlog
 from medianode.control.targets import target_fact
 from medianode.errors import StorageError
 from medianode.events import Bus, TargetStateChanged
 from medianode.store import outbox
 from medianode.store import targets as table
 from medianode.store.database import Database, Transaction
-from medianode.tasks import guard
 from medianode.webhooks.facts import Fact
 from medianode.webhooks.outbox import announce
 
 RETRY = 1.0
 LOOK = 60.0
 """Seconds between looks for targets of nodes that are gone."""
-GROUP = 256
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +39,8 @@ class TargetStates:
     def __init__(self, db: Database, bus: Bus, node_id: str, bound: int) -> None:
         self._db = db
         self._node_id = node_id
-        self._bound = bound
-        self._changes: deque[_Change] = deque()
+        self._changes = Backlog("simulcast targets", bound, self._write_together)
         self._wake = asyncio.Event()
-        self._turn = asyncio.Lock()
-        self._in_doubt = False
-        self._told_at = 0.0
         self._sending: dict[str, TargetStateChanged] = {}
         bus.subscribe(TargetStateChanged, self._changed)
 
@@ -91,29 +84,11 @@ class TargetStates:
 
     async def write(self) -> None:
         """What is not written yet, oldest first. Raises StorageError; the rest is then still to be written."""
-        async with self._turn:
-            while self._changes:
-                group = [self._changes.popleft() for _ in range(min(GROUP, len(self._changes)))]
-                with ExitStack() as unless_done:
-                    unless_done.callback(self._put_back, group)
-                    await self._write_group(group)
-                    unless_done.pop_all()
-                self._in_doubt = False
+        await self._changes.write()
 
-    async def _write_group(self, group: list[_Change]) -> None:
-        """In one transaction. Where that is refused, or our bug breaks it, one by one: only what cannot be written is lost."""
-        refused = await guard("target-states", self._write_together(group))
-        if isinstance(refused, StorageError) and refused.code != "sealed-wrongly":  # a row that was altered stays so: it holds up nobody
-            raise refused
-        if refused is not None and len(group) > 1:
-            for change in group:
-                await self._write_group([change])
-        elif refused is not None:
-            self._lose(f"{type(refused).__name__}: {refused}")
-
-    async def _write_together(self, group: list[_Change]) -> None:
+    async def _write_together(self, group: Sequence[_Change], in_doubt: bool) -> None:
         async with self._db.write() as tx:
-            known = await outbox.known(tx, [change.fact_id for change in group]) if self._in_doubt else frozenset()
+            known = await outbox.known(tx, [change.fact_id for change in group]) if in_doubt else frozenset()
             await table.lock(tx, {change.event.target_id for change in group})
             for change in group:
                 if change.fact_id not in known:
@@ -140,10 +115,6 @@ class TargetStates:
         for event in self._sending.values():
             self._add(event)
 
-    def _put_back(self, group: list[_Change]) -> None:
-        self._changes.extendleft(reversed(group))
-        self._in_doubt = True  # a connection that broke at the commit: it may be written
-
     def _changed(self, event: TargetStateChanged) -> None:
         if event.state == "idle":
             self._sending.pop(event.target_id, None)
@@ -152,14 +123,5 @@ class TargetStates:
         self._add(event)
 
     def _add(self, event: TargetStateChanged) -> None:
-        self._changes.append(_Change(event, clock.wallclock()))
+        self._changes.add(_Change(event, clock.wallclock()))
         self._wake.set()
-        if len(self._changes) > self._bound:
-            self._changes.popleft()
-            self._lose(f"the database is away and limits.unwritten_facts is {self._bound}")
-
-    def _lose(self, why: str) -> None:
-        LOST.labels().value += 1
-        if clock.now() - self._told_at >= 1.0:
-            self._told_at = clock.now()
-            log.error("facts of simulcast targets are lost: %s", why)

@@ -83,7 +83,7 @@ class LiveSocketDoor:
         grant = await self._gatekeeper.read(query.get("app", ""), query.get("room", ""), query.get("token"), bearer(request), source=peer)
         if grant.audio_only:
             raise Forbidden("this token is for sound only", code="audio-only")
-        return self._registry.on_air(grant.project_id, grant.room), grant
+        return await self._registry.wanted(grant.project_id, grant.room), grant
 
     async def _play(self, socket: web.WebSocketResponse, viewer: Viewer, room: Room, screen: Screen, peer: str) -> MedianodeError:
         SESSIONS.value += 1

@@ -69,6 +69,11 @@ class Assembler:
         self._bad = 0
         self._kinds = publication.grant.kinds
 
+    @property
+    def publication(self) -> Publication:
+        """Where it writes."""
+        return self._publication
+
     def configure(self, codec: Codec, track_id: int, record: bytes, now: float) -> None:
         """A sequence header. Raises LimitExceeded on too many tracks; one that cannot be read counts as a bad frame."""
         if self._first_at is None:
@@ -82,8 +87,11 @@ class Assembler:
         if track is not None:
             self._adopt(stream, track, now)
 
-    def frame(self, codec: Codec, track_id: int, data: bytes, ms: int, composition_ms: float, now: float) -> None:
-        """One access unit at `ms` of the publisher's unwrapped clock; pts is `composition_ms` later."""
+    def frame(self, codec: Codec, track_id: int, data: bytes, ms: int, composition_ms: float, now: float, ticks: int = 0) -> None:
+        """One access unit at `ms` of the publisher's unwrapped clock; pts is `composition_ms` later.
+
+        `ticks`: of 90 kHz beyond the millisecond (under 90), from sources that tell them: pictures keep them.
+        """
         parsed = self.parse(codec, track_id, data, now)
         if parsed is None:
             return
@@ -99,8 +107,8 @@ class Assembler:
         if placed.repaired:
             self.count_repair("timestamp-clamped")
         if track.is_video:
-            dts = placed.ms * 90
-            self._place(stream, unit, dts, dts + int(composition_ms * 90), now)
+            dts = placed.ms * 90 + ticks
+            self._place(stream, unit, dts, dts + round(composition_ms * 90), now)
             return
         if stream.audio_clock is None:
             stream.audio_clock = AudioClock(track.clock_rate)
@@ -127,8 +135,9 @@ class Assembler:
         self._bad = 0
         return Parsed(stream, unit)
 
-    def put(self, parsed: Parsed, ticks: int, now: float, also: int | None = None) -> bool:
-        """An access unit at exactly `ticks` of its track's clock, which is both its pts and its dts.
+    def put(self, parsed: Parsed, ticks: int, now: float, also: int | None = None, pts: int | None = None) -> bool:
+        """An access unit whose dts is exactly `ticks` of its track's clock; its pts too, unless `pts` (of a picture that is reordered) says
+        otherwise.
 
         `also`: the video track id under which it is shown as well, without its layer (a changed track of both is told once).
         False where it waits for a key frame and was dropped.
@@ -150,8 +159,9 @@ class Assembler:
                     copy.last_dts = -(1 << 62)
         if new is not None:
             self._adopt(stream, new, now)
-        taken = self._place(stream, unit, ticks, ticks, now)
-        return taken if copy is None or not taken else self._place(copy, unit, ticks, ticks, now)
+        shown = ticks if pts is None else max(pts, ticks)
+        taken = self._place(stream, unit, ticks, shown, now)
+        return taken if copy is None or not taken else self._place(copy, unit, ticks, shown, now)
 
     def damaged(self, kind: Kind, track_id: int) -> None:
         """Something of this stream is missing: a picture must not be shown before the next key frame."""

@@ -78,7 +78,12 @@ def _avc_configure(stream: ElementaryStream, record: bytes) -> Track | None:
 
 def _avc_track(stream: ElementaryStream, sps: tuple[bytes, ...], pps: tuple[bytes, ...]) -> Track:
     look = h264.parse_sps(sps[0])
-    return stream._video(h264.build_avcc(sps, pps), look.width, look.height, look.frame_rate)
+    return stream._video(h264.build_avcc(_once(sps), _once(pps)), look.width, look.height, look.frame_rate)
+
+
+def _once(sets: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """Each parameter set once: GStreamer's payloader puts them before those that the stream has anyway, now and then."""
+    return sets if len(sets) == 1 else tuple(dict.fromkeys(sets))
 
 
 def _avc_unit(stream: ElementaryStream, data: bytes) -> Unit | None:
@@ -101,7 +106,7 @@ def _hevc_configure(stream: ElementaryStream, record: bytes) -> Track | None:
 
 def _hevc_track(stream: ElementaryStream, vps: tuple[bytes, ...], sps: tuple[bytes, ...], pps: tuple[bytes, ...]) -> Track:
     look = hevc.parse_sps(sps[0])
-    return stream._video(hevc.build_hvcc(vps, sps, pps), look.width, look.height, look.frame_rate)
+    return stream._video(hevc.build_hvcc(_once(vps), _once(sps), _once(pps)), look.width, look.height, look.frame_rate)
 
 
 def _hevc_unit(stream: ElementaryStream, data: bytes) -> Unit | None:

@@ -27,16 +27,13 @@ from medianode.errors import (
     PeerError,
     PeerGone,
     PeerTimeout,
-    ProtocolError,
     Unauthorized,
     UnsupportedMedia,
 )
 from medianode.ingress.assembler import Assembler
+from medianode.ingress.tags import take_tag
 from medianode.media.names import check_slug
 from medianode.media.timeline import Unwrapper
-from medianode.media.track import Kind
-from medianode.protocols import flv
-from medianode.protocols.flv import PacketType
 from medianode.protocols.rtmp import auth as adobe
 from medianode.protocols.rtmp import messages as m
 from medianode.protocols.rtmp.server import ServerConnection
@@ -452,21 +449,7 @@ class RtmpSession(asyncio.Protocol):
         if event.kind not in state.publication.grant.kinds:
             state.assembler.unwanted(event.kind)
             return
-        ms = state.unwrapper.unwrap(event.timestamp)
-        now = self._heard_at
-        assembler = state.assembler
-        try:
-            tags: list[flv.VideoTag] | list[flv.AudioTag]
-            tags = flv.parse_video(event.payload) if event.kind is Kind.VIDEO else flv.parse_audio(event.payload)
-        except (ProtocolError, UnsupportedMedia) as e:
-            assembler.bad_frame(e)
-            return
-        for tag in tags:
-            if tag.packet_type is PacketType.FRAMES:
-                offset = tag.composition_time + tag.nanoseconds / 1e6 if isinstance(tag, flv.VideoTag) else 0
-                assembler.frame(tag.codec, tag.track_id, tag.data, ms, offset, now)
-            elif tag.packet_type is PacketType.CONFIG:
-                assembler.configure(tag.codec, tag.track_id, tag.data, now)
+        take_tag(state.assembler, event.kind, event.payload, state.unwrapper.unwrap(event.timestamp), self._heard_at)
 
     def _on_connect(self, event: m.Connect) -> None:
         self._connect = event
@@ -562,7 +545,7 @@ class RtmpSession(asyncio.Protocol):
         try:
             name = self._stream_name(event.name, event.query)
             grant: ReadGrant = await self._door.gatekeeper.play(self._app(), name, source=self._peer)
-            room = self._door.registry.on_air(grant.project_id, grant.room)
+            room = await self._door.registry.wanted(grant.project_id, grant.room)
         except PeerError as e:
             failed = "NetStream.Play.StreamNotFound" if isinstance(e, (NotFound, Conflict)) else "NetStream.Play.Failed"
             self._rtmp.reject_play(event.stream_id, failed, e.message)

@@ -30,6 +30,11 @@ def pack(parts: Iterable[Part]) -> bytes:
 
 def unpack(index: bytes) -> Sequence[Part]:
     """Raises ValueError where it is not what `pack` made."""
+    return [Part(offset, size, start, duration, bool(key)) for offset, size, start, duration, key in entries(index)]
+
+
+def entries(index: bytes) -> list[tuple[int, int, int, int, int]]:
+    """The fields of Part, plain: made at a third of the cost, for who looks at a day's. Raises as `unpack`."""
     if index[:1] != _VERSION or (len(index) - 1) % _ENTRY.size:
         raise ValueError(f"index of parts: expected version 1 and entries of {_ENTRY.size} bytes, got {len(index)} bytes")
-    return [Part(offset, size, start, duration, bool(key)) for offset, size, start, duration, key in _ENTRY.iter_unpack(index[1:])]
+    return list(_ENTRY.iter_unpack(memoryview(index)[1:]))

@@ -42,8 +42,11 @@ _TRUN = struct.Struct(">I4sIIi")
 _U32 = 0xFFFF_FFFF
 
 
-def init_segment(tracks: Sequence[Track]) -> bytes:
-    """ftyp and moov. UnsupportedMedia for a codec that ISO BMFF or the Track's configuration does not carry."""
+def init_segment(tracks: Sequence[Track], *more: bytes) -> bytes:
+    """ftyp and moov, with `more` boxes at the end of moov.
+
+    UnsupportedMedia for a codec that ISO BMFF or the Track's configuration does not carry.
+    """
     if not tracks:
         raise InvalidRequest("fMP4: expected a track, got none")
     traks = [_trak(number, track) for number, track in enumerate(tracks, 1)]
@@ -51,7 +54,7 @@ def init_segment(tracks: Sequence[Track]) -> bytes:
     mvhd = full_box(b"mvhd", 0, 0, struct.pack(">IIIIIH10x", 0, 0, 1000, 0, 0x10000, 0x100), _MATRIX, bytes(24), _next_id(len(tracks)))
     # A CMAF track file holds one track (23000-19 7.3.1); with more, this is plain ISO BMFF.
     brands = b"iso6cmfcmp41" if len(tracks) == 1 else b"iso6mp41"
-    return box(b"ftyp", b"iso6", bytes(4), brands) + box(b"moov", mvhd, *traks, box(b"mvex", *trex))
+    return box(b"ftyp", b"iso6", bytes(4), brands) + box(b"moov", mvhd, *traks, box(b"mvex", *trex), *more)
 
 
 def _next_id(count: int) -> bytes:

@@ -11,7 +11,7 @@ from medianode.errors import LimitExceeded, ProtocolError, UnsupportedMedia
 from medianode.media.track import Codec, Track
 
 _CONTAINERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"dinf", b"edts", b"mvex", b"moof", b"traf"})
-_OTI_AAC, _OTI_MP3 = 0x40, 0x6B
+_OTI_AAC, _OTI_MP3, _OTI_JPEG = 0x40, 0x6B, 0x6C
 
 
 class Box(NamedTuple):
@@ -78,6 +78,11 @@ def box(kind: bytes, *parts: bytes) -> bytes:
     return struct.pack(">I4s", 8 + len(payload), kind) + payload
 
 
+def uuid_box(extended_type: bytes, *parts: bytes) -> bytes:
+    """A user extension (ISO/IEC 14496-12 4.2): `extended_type` is its UUID, 16 bytes."""
+    return box(b"uuid", extended_type, *parts)
+
+
 def full_box(kind: bytes, version: int, flags: int, *parts: bytes) -> bytes:
     return box(kind, (version << 24 | flags).to_bytes(4, "big"), *parts)
 
@@ -110,6 +115,7 @@ _VISUAL = {
     Codec.AV1: (b"av01", b"av1C"),
     Codec.VP9: (b"vp09", b"vpcC"),
     Codec.VP8: (b"vp08", b"vpcC"),
+    Codec.MJPEG: (b"mp4v", b"esds"),
 }
 
 
@@ -153,7 +159,9 @@ def _visual_entry(track: Track) -> bytes:
     """VisualSampleEntry (12.1.3), its configuration box, pasp and colr."""
     kind, child = _VISUAL[track.codec]
     look = picture(track)
-    if track.codec is Codec.VP8:
+    if track.codec is Codec.MJPEG:
+        config = _esds(_OTI_JPEG, b"", visual=True)
+    elif track.codec is Codec.VP8:
         config = full_box(child, 1, 0, vp9.build_vpcc(vp9.VpConfig(0, 0, 8)))
     elif track.codec is Codec.VP9:
         config = full_box(child, 1, 0, vp9.build_vpcc(vp9.parse_vpcc(track.config)))
@@ -188,10 +196,10 @@ def _audio_entry(kind: bytes, track: Track, config: bytes, bits: int = 16) -> by
     return box(kind, struct.pack(">6xH8xHH4xI", 1, channels or 2, bits, rate << 16 if rate < 1 << 16 else 0), config)
 
 
-def _esds(object_type: int, specific: bytes) -> bytes:
+def _esds(object_type: int, specific: bytes, *, visual: bool = False) -> bytes:
     """ES_Descriptor (ISO/IEC 14496-14 5.6, 14496-1 7.2.6.5); bit rates 0: not known."""
     inner = _descriptor(5, specific) if specific else b""
-    decoder = _descriptor(4, struct.pack(">BB3xII", object_type, 0x15, 0, 0), inner)
+    decoder = _descriptor(4, struct.pack(">BB3xII", object_type, 0x11 if visual else 0x15, 0, 0), inner)
     return full_box(b"esds", 0, 0, _descriptor(3, b"\x00\x00\x00", decoder, _descriptor(6, b"\x02")))
 
 

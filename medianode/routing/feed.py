@@ -17,7 +17,8 @@ class Sink(Protocol):
     """A synchronous reader. Called in the loop, takes microseconds, never awaits. One that raises is detached and reported as a bug.
 
     A reader with an attribute `realtime` that is true (WebRTC) waits for every packet: `Publication.realtime` tells the door. One with
-    `passive` that is true follows tracks and the end only: for its sake nothing is decoded.
+    `passive` that is true follows tracks and the end only: for its sake nothing is decoded. One with `evidence` that is true (a recording)
+    is not given a room's slate: it sees the gap.
     """
 
     def on_tracks(self, tracks: tuple[Track, ...]) -> None:

@@ -64,7 +64,8 @@ class Health:
 class Publication:
     """Made by Room.publish; written by its door; ended by `end`. `kick` asks the door to go (takeover, deletion).
 
-    `resumes`: it came back within a hold, or took over what was active; players wait for it.
+    `resumes`: it came back within a hold, or took over what was active; players wait for it. `on_keyframe` is called after a key frame
+    has been written.
     """
 
     def __init__(self, grant: PublishGrant, door: str, peer: str, kick: Callable[[MedianodeError], None], gop: GopCache) -> None:
@@ -84,6 +85,7 @@ class Publication:
         self.ended = False
         self.on_active: Callable[[Publication], None] | None = None
         self.on_tracks: Callable[[Publication], None] | None = None
+        self.on_keyframe: Callable[[Publication], None] | None = None
         self.on_keyframe_wanted: Callable[[], None] | None = None
         self._sinks: list[Sink] = []
         self._keyframe_asked = -1.0
@@ -146,6 +148,8 @@ class Publication:
             except Exception as e:  # noqa: BLE001 - a reader's bug must not reach the publisher or the other readers
                 report_bug("sink", e)
                 self._sinks = [s for s in self._sinks if s is not sink]
+        if self.on_keyframe is not None and packet.keyframe and (packet.track.is_video or self.video is None):
+            self.on_keyframe(self)  # the cached GOP is this key frame alone: who is attached now begins with it
 
     def gap(self, gap: Gap) -> None:
         """Tell all readers that the timeline breaks here; the GOP so far is no longer joined to what follows."""

@@ -9,8 +9,10 @@ from medianode.config import Limits
 from medianode.errors import Forbidden, LimitExceeded, MedianodeError, NotFound, Unauthorized
 from medianode.events import Bus
 from medianode.routing.audience import Audience
+from medianode.routing.demand import Demand
 from medianode.routing.publication import Publication
 from medianode.routing.room import Room, Treat
+from medianode.routing.slate import Slates
 
 DELETED = 4096
 """Ingresses deleted or disabled last (and tokens and projects ended) that are remembered: a grant may have been given while that ran."""
@@ -19,7 +21,7 @@ DELETED = 4096
 class Registry:
     """`treat` makes the Treatment of a publication whose grant bounds its picture; the daemon sets it, as it lives on a higher floor."""
 
-    def __init__(self, bus: Bus, limits: Limits) -> None:
+    def __init__(self, bus: Bus, limits: Limits, *, demand_wait: float = 8.0) -> None:
         self.bus = bus
         self.limits = limits
         self._rooms: dict[tuple[str, str], Room] = {}
@@ -27,6 +29,8 @@ class Registry:
         self._disabled: dict[str, None] = {}
         self.treat: Treat | None = None
         self.audience = Audience(limits.viewers_per_room, self._rooms.values)
+        self.demand = Demand(bus, demand_wait)
+        self.slates = Slates()
 
     def __iter__(self) -> Iterator[Room]:
         return iter(tuple(self._rooms.values()))
@@ -49,6 +53,25 @@ class Registry:
             raise NotFound(f"nobody publishes in room {room}", code="no-programme")
         return found
 
+    async def wanted(self, project_id: str, room: str) -> Room:
+        """As `on_air`, for somebody who may view: a source on demand is opened for it and waited for, some seconds at most."""
+        found = self._rooms.get((project_id, room))
+        if found is None or found.programme is None:  # in a gap, too: what was open may have been closed meanwhile
+            if found is None or not found.on_air:
+                await self.demand.ask(project_id, room)
+            else:
+                self.demand.open(project_id, room)
+        return self.on_air(project_id, room)
+
+    def fall_back(self, slug: str, project_id: str, name: str) -> None:
+        """What a room falls back to is another now: it is made where it is to be on air always. Raises LimitExceeded."""
+        room = self._rooms.get((project_id, name))
+        fallback = self.slates.of(project_id, name)
+        if room is None and fallback is not None and fallback.always and fallback.slate:
+            room = self._room(slug, project_id, name)
+        if room is not None:
+            room.fall_back(fallback)
+
     def publish(self, grant: PublishGrant, door: str, peer: str, kick: Callable[[MedianodeError], None]) -> tuple[Room, Publication]:
         """Open a publication. Raises Conflict (somebody else holds it), LimitExceeded, Unauthorized, Forbidden `ingress-disabled`."""
         if grant.ingress_id is not None and grant.ingress_id in self._deleted:
@@ -64,13 +87,15 @@ class Registry:
         if not replaces and len(self.publications) >= self.limits.publications:
             raise LimitExceeded(f"the node has {self.limits.publications} publications already", code="node-full")
         if room is None:
-            if len(self._rooms) >= self.limits.rooms:
-                raise LimitExceeded(f"the node has {self.limits.rooms} rooms already", code="node-full")
-            gop = (self.limits.gop_packets, self.limits.gop_bytes)
-            room = self._rooms[grant.project_id, grant.room] = Room(
-                grant.slug, grant.room, grant.project_id, self.bus, gop, self._forget, self.treat
-            )
+            room = self._room(grant.slug, grant.project_id, grant.room)
         return room, room.publish(grant, door, peer, kick)
+
+    def _room(self, slug: str, project_id: str, name: str) -> Room:
+        if len(self._rooms) >= self.limits.rooms:
+            raise LimitExceeded(f"the node has {self.limits.rooms} rooms already", code="node-full")
+        gop = (self.limits.gop_packets, self.limits.gop_bytes)
+        room = self._rooms[project_id, name] = Room(slug, name, project_id, self.bus, gop, self._forget, self.treat, self.slates)
+        return room
 
     def look(self, now: float) -> None:
         """Once a second, after the meters were sampled: what grants allow over time."""

@@ -14,10 +14,12 @@ from medianode.events import Bus, PublicationActive, PublicationEnded, Publicati
 from medianode.media.gop import GopCache
 from medianode.media.packet import Gap
 from medianode.media.track import Track
+from medianode.routing.fallback import Fallback
 from medianode.routing.feed import Sink, Treatment, tell
 from medianode.routing.policy import RESOLUTION, Policy, Session
-from medianode.routing.programme import pick_programme
+from medianode.routing.programme import Watch, pick_programme
 from medianode.routing.publication import Publication
+from medianode.routing.slate import Slate, Slates, delays_of
 from medianode.tasks import guarded
 
 T = TypeVar("T")
@@ -31,6 +33,7 @@ class Room:
     """A Feed of its programme. Players attach to the room, not to a publication, and so stay through takeover and hold.
 
     A session is all that an encoder publishes from its first key frame on until its hold is over; what policies count goes on over it.
+    In a gap they are shown what the room falls back to: its backup, else its slate; sinks with `evidence` set are not given the slate.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Room:
         limits: tuple[int, int],
         on_idle: Callable[[Room], None],
         treat: Treat | None = None,
+        slates: Slates | None = None,
     ) -> None:
         self.slug = slug
         self.name = name
@@ -61,6 +65,14 @@ class Room:
         self._on_idle = on_idle
         self._sinks: list[Sink] = []
         self._holds: dict[str, tuple[asyncio.TimerHandle, PublicationLost]] = {}
+        self._slates = slates or Slates()
+        self._slate: Slate | None = None
+        self._like: tuple[Track, ...] = ()
+        self._delays = (0, 0)
+        self._foreseen: tuple[str, tuple[Track, ...]] = ("", ())
+        self._fallback: Fallback | None = None
+        self._watch: Watch | None = None
+        self._fall_back(self._slates.of(project_id, name))
 
     @property
     def tracks(self) -> tuple[Track, ...]:
@@ -85,8 +97,31 @@ class Room:
 
     @property
     def held(self) -> bool:
-        """On air, but in a publisher's gap."""
+        """On air, but in a publisher's gap with nothing to show."""
         return self.on_air and self.programme is None
+
+    @property
+    def slated(self) -> bool:
+        """The slate is shown."""
+        return self._slate is not None and self.programme is self._slate.publication
+
+    @property
+    def wants_backup(self) -> bool:
+        """It has one, and nobody else in the room is well."""
+        watch = self._watch
+        if watch is None or not self.on_air:
+            return False
+        return not any(p.active and not watch.is_backup(p) and watch.well(p) for p in self.publications.values())
+
+    @property
+    def backup(self) -> str:
+        """The ingress that it falls back to; empty for none."""
+        return self._fallback.backup if self._fallback is not None else ""
+
+    @property
+    def backed_up(self) -> bool:
+        """The backup is shown."""
+        return self.programme is not None and self._watch is not None and self._watch.is_backup(self.programme)
 
     def publish(self, grant: PublishGrant, door: str, peer: str, kick: Callable[[MedianodeError], None]) -> Publication:
         """Open a publication for `grant.identity`. Raises Conflict where another encoder holds it and may not be replaced."""
@@ -136,6 +171,7 @@ class Room:
             self._holds[grant.identity] = (timer, lost)
         else:
             self._ended(lost)
+        self._switch()
         self._settle()
 
     def put_out(self, publication: Publication, error: MedianodeError) -> None:
@@ -148,6 +184,18 @@ class Room:
         """Once a second, after the meters were sampled."""
         for policy in tuple(self._policies.values()):
             policy.look(now)
+        if self._watch is not None and self._watch.look(tuple(self.publications.values()), now):
+            self._switch("frozen")
+        self._foresee()
+
+    def fall_back(self, fallback: Fallback | None) -> None:
+        """Something else is to be shown in a gap, and at once where this is one."""
+        before = self._fallback
+        self._fall_back(fallback)
+        if self._slate is not None and (fallback is None or before is None or fallback.slate != before.slate):
+            self._show(None, "")
+        self._switch()
+        self._settle()
 
     def release_ingress(self, ingress_id: str) -> bool:
         """End the hold of this ingress now. True if there was one."""
@@ -164,6 +212,7 @@ class Room:
 
     def release_all(self) -> None:
         """End all holds now: the node is stopping, and nobody can come back to it."""
+        self.fall_back(None)
         for identity in tuple(self._holds):
             self.release(identity)
 
@@ -172,7 +221,7 @@ class Room:
         with ExitStack() as undo:
             undo.callback(self._forget, (sink,))
             self._sinks.append(sink)
-            if (shown := self._shown) is not None:
+            if (shown := self._shown) is not None and not self._passed_over(sink):
                 shown.attach(sink, replay=replay)
             undo.pop_all()
 
@@ -209,6 +258,8 @@ class Room:
         grant = publication.grant
         tracks = tuple((track.kind.value, track.codec.value) for track in publication.tracks if not track.layer)
         self._bus.publish(PublicationActive(self.project_id, self.name, grant.identity, grant.ingress_id, tracks))
+        if self.backed_up and self._watch is not None and not self._watch.is_backup(publication):
+            self._watch.doubt(publication, clock.now())
         self._switch()
 
     def _finish(self, publication: Publication, cause: str) -> None:
@@ -216,24 +267,40 @@ class Room:
         publication.on_active = publication.on_tracks = None  # what its door may still write is no news
         if (policy := self._policies.pop(publication, None)) is not None:
             policy.close()
+        if self._watch is not None:
+            self._watch.forget(publication)
         identity = publication.grant.identity
         if self.publications.get(identity) is publication:
             del self.publications[identity]
         self._switch(cause)
 
     def _switch(self, cause: str = "") -> None:
-        """Move the players to whatever the rule picks now. They see a Gap, then the new tracks."""
-        new = pick_programme(self.publications.values(), self.programme)
-        if new is self.programme:
-            return
-        old, treatment = self._shown, self._treatment
+        """Show what the rule picks now, and in a gap what the room falls back to."""
+        new = pick_programme(self.publications.values(), self.programme, self._watch)
+        if new is None and self._stands_by:
+            new = self._slate_now()
+        if new is not self.programme:
+            self._show(new, cause)
+        if self.wants_backup:
+            self._slates.needed(self.project_id, self.name)
+
+    def _show(self, new: Publication | None, cause: str) -> None:
+        """Move the players. They see a Gap, then the new tracks."""
+        old, treatment, slated = self._shown, self._treatment, self.slated
+        if old is not None and not slated:
+            self._like = old.tracks
+            self._delays = delays_of(old.gop)
         self.programme, self._treatment = new, None
         if old is not None:
             for sink in self._sinks:
                 old.detach(sink)
-                self._tell(sink, sink.on_gap, Gap("takeover" if new or cause == "takeover" else "publisher-gap"))
+                if not (slated and _is_evidence(sink)):  # it was told of the gap already
+                    self._tell(sink, sink.on_gap, Gap("takeover" if new or cause == "takeover" else "publisher-gap"))
         if treatment is not None:
             treatment.close()
+        if slated and self._slate is not None:
+            self._slates.stop(self._slate)
+            self._slate = None
         if new is None:
             return
         if new.grant.max_height and new.grant.scales and self._treat is not None:
@@ -245,9 +312,51 @@ class Room:
         treatment = self._treatment
         for sink in tuple(self._sinks):
             if treatment is None and sink not in new.sinks:
-                new.attach(sink)
+                if not self._passed_over(sink):
+                    new.attach(sink)
             elif treatment is not None and sink not in treatment.sinks:
                 treatment.move(sink)
+
+    # what is shown in a gap
+
+    @property
+    def _stands_by(self) -> bool:
+        """Nobody is to be shown, and players are to see the slate."""
+        fallback = self._fallback
+        if fallback is None or not fallback.slate:
+            return False
+        return fallback.always or (self.on_air and bool(self._holds or any(p.resumes for p in self.publications.values())))
+
+    def _slate_now(self) -> Publication | None:
+        """None while it is being made: we are called again."""
+        if self._slate is None and self._slates.loops is not None and self._fallback is not None:
+            like = tuple(track for track in self._like if not track.layer)
+            loop = self._slates.loops.find(self.project_id, self.name, self._fallback.slate, like, self._switch)
+            if loop is None:
+                return None
+            gop = GopCache(*self._gop_limits)
+            self._slate = Slate(loop, self.slug, self.project_id, self.name, gop, delays=self._delays)
+            self._slate.open()
+            self._slates.play(self._slate)
+        return None if self._slate is None else self._slate.publication
+
+    def _foresee(self) -> None:
+        """Have the slate made for what is shown now, so that it is there when it is wanted."""
+        if self._fallback is None or not self._fallback.slate or self._slates.loops is None or self.programme is None or self.slated:
+            return
+        if self.tracks and self._foreseen != (self._fallback.slate, self.tracks):
+            self._foreseen = (self._fallback.slate, self.tracks)
+            like = tuple(track for track in self.tracks if not track.layer)
+            self._slates.loops.find(self.project_id, self.name, self._fallback.slate, like, _made)
+
+    def _fall_back(self, fallback: Fallback | None) -> None:
+        if self._watch is not None:
+            self._watch.close()
+        self._fallback = fallback
+        self._watch = Watch(fallback, self._switch) if fallback is not None and fallback.backup else None
+
+    def _passed_over(self, sink: Sink) -> bool:
+        return self.slated and _is_evidence(sink)
 
     def _forget(self, sinks: tuple[Sink, ...]) -> None:
         self._sinks = [s for s in self._sinks if all(s is not sink for sink in sinks)]
@@ -259,6 +368,7 @@ class Room:
     def _hold_expired(self, identity: str) -> None:
         _, lost = self._holds.pop(identity)
         self._ended(lost)
+        self._switch()
         self._settle()
 
     def _ended(self, lost: PublicationLost) -> None:
@@ -271,7 +381,7 @@ class Room:
 
     def _settle(self) -> None:
         """Off air once nobody publishes and nobody is expected back; forgotten once nobody reads either."""
-        if self.publications or self._holds:
+        if self.publications or self._holds or (self._fallback is not None and self._fallback.always and self._fallback.slate):
             return
         if self.on_air:
             self.on_air = False
@@ -281,6 +391,15 @@ class Room:
             self._bus.publish(RoomEnded(project_id=self.project_id, room=self.name))
         if not self._sinks:
             self._on_idle(self)
+
+
+def _is_evidence(sink: Sink) -> bool:
+    """It keeps what came, and nothing that is shown in its place."""
+    return bool(getattr(sink, "evidence", False))
+
+
+def _made() -> None:
+    """The slate is there before anybody needs it."""
 
 
 def _lost(grant: PublishGrant, cause: str, message: str = "", *, failed: bool = False) -> PublicationLost:

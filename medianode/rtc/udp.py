@@ -154,6 +154,23 @@ class UdpSocket:
             else:
                 _GARBAGE.value += 1
 
+    def take(self, handle: Callable[[bytes, bytes, bytes], None]) -> int:
+        """As `read`, for a port that speaks one protocol: every datagram goes to `handle(raw source, datagram, control)`. How many came."""
+        if self._batch is not None:
+            count = self._batch.take(handle)
+            self.received += count
+            return count
+        for count in range(BATCH):
+            try:
+                data, control, _, address = self.sock.recvmsg(SLOT, _CONTROL)
+            except (BlockingIOError, InterruptedError):
+                return count
+            except OSError:  # of an answer that did not arrive
+                continue
+            self.received += 1
+            handle(pack(self.family, address), data, b"".join(_cmsg(*part) for part in control[:1]))
+        return BATCH
+
     def source(self, raw: bytes, control: bytes) -> Source:
         """Who sent it, and what to send with so that the answer leaves from the address that was asked."""
         ancillary: Ancillary = []
@@ -265,6 +282,25 @@ class _Batch:
                     other(bytes(names[i * _NAME : i * _NAME + name_length]), bytes(data[at : at + length]), control)
                 else:
                     _GARBAGE.value += 1
+        finally:  # the kernel wrote lengths where it wants room to be told
+            used_bytes = count * self._size
+            self._raw[:used_bytes] = self._fresh[:used_bytes]
+        return count
+
+    def take(self, handle: Callable[[bytes, bytes, bytes], None]) -> int:
+        """As `read`, without telling datagrams apart. A handler that raises loses what came behind it."""
+        count: int = self._call(self._fd, self._where, BATCH, socket.MSG_DONTWAIT, None)
+        if count <= 0:
+            return 0
+        data, names, words = self._data, self._names, self._words
+        step, length_at, name_length = self._size // 4, self._length_at, self._name_length
+        try:
+            for i in range(count):
+                at = i * SLOT
+                name = i * _NAME
+                used = words[i * step + self._control_at]
+                control = bytes(self._controls[i * _CONTROL : i * _CONTROL + used])
+                handle(bytes(names[name : name + name_length]), bytes(data[at : at + words[i * step + length_at]]), control)
         finally:  # the kernel wrote lengths where it wants room to be told
             used_bytes = count * self._size
             self._raw[:used_bytes] = self._fresh[:used_bytes]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, delete, func, insert, or_, select, update
 
+from medianode.errors import StorageError
 from medianode.store import schema
 from medianode.store.database import Transaction, storable
 from medianode.store.secrets import Secrets
 
+log = logging.getLogger(__name__)
 _table = schema.ingresses
 _SEALED = ("stream_key", "password", "url")
 
@@ -173,6 +176,28 @@ async def stand(tx: Transaction, ingress_id: str, standing: Standing) -> bool:
 async def disable(tx: Transaction, ingress_id: str, at: float | None) -> None:
     """None enables it."""
     await tx.change(update(_table).where(_table.c.id == ingress_id).values(disabled_at=at))
+
+
+async def of_kind(tx: Transaction, kind: str, limit: int) -> list[Ingress]:
+    """Of all projects, oldest first. A row that was altered is passed over: it holds up nobody."""
+    rows = await tx.all(select(_table).where(_table.c.kind == kind).order_by(_table.c.created_at, _table.c.id).limit(limit))
+    found = []
+    for row in rows:
+        try:
+            found.append(_ingress(tx, row))
+        except StorageError as e:
+            log.error("ingress %s: %s", row["id"], e)
+    return found
+
+
+async def set_source(tx: Transaction, ingress_id: str, url: str, pull: Mapping[str, Any]) -> None:
+    """Where it is fetched from, and how."""
+    sealed = tx.secrets.seal(url, _place("url", ingress_id))
+    await tx.change(update(_table).where(_table.c.id == ingress_id).values(url=sealed, pull=dict(pull)))
+
+
+async def set_record(tx: Transaction, ingress_id: str, record: bool) -> None:
+    await tx.change(update(_table).where(_table.c.id == ingress_id).values(record=record))
 
 
 async def set_stream_key(tx: Transaction, ingress_id: str, stream_key: str) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import RowMapping, delete, insert, select, update
+from sqlalchemy import RowMapping, delete, func, insert, select, update
 
 from medianode.store import schema
 from medianode.store.database import Transaction, storable
 
 _table = schema.recording_files
+LONGEST = 7200.0
+"""Seconds that no file is longer than: `recording.file_duration` is at most an hour, and a key frame is then waited for."""
 _LIGHT = [column for column in _table.columns if column.name != "parts"]
 
 
@@ -48,7 +50,7 @@ async def put(tx: Transaction, file: RecordingFile) -> None:
     values = {name: getattr(file, name) for name in _COLUMNS}
     values["tracks"] = [dict(track) for track in file.tracks]
     where = (_table.c.recording_id == file.recording_id, _table.c.sequence == file.sequence)
-    known = {name: value for name, value in values.items() if name not in ("remote_key", "uploaded_at")}
+    known = {name: value for name, value in values.items() if name not in _OF_UPLOAD}
     if not await tx.change(update(_table).where(*where).values(**known)):
         await tx.change(insert(_table).values(**values))
 
@@ -68,17 +70,144 @@ async def find(tx: Transaction, file_id: int) -> RecordingFile | None:
 
 
 async def of_recording(
-    tx: Transaction, recording_id: str, *, since: float | None = None, until: float | None = None, parts: bool = True
+    tx: Transaction,
+    recording_id: str,
+    *,
+    since: float | None = None,
+    until: float | None = None,
+    sequence: int | None = None,
+    parts: bool = True,
 ) -> Sequence[RecordingFile]:
-    """In order. `since`, `until`: only files with anything between these instants (wallclock). `parts`: with their packed index."""
+    """In order. `since`, `until`: only files with anything between these instants (wallclock). `sequence`: only that one. `parts`: with
+    their packed index."""
     if not storable(recording_id):
         return []
     c = _table.c
     where = [c.recording_id == recording_id]
+    where += [c.sequence == sequence] if sequence is not None else []
     where += [c.started_at < until] if until is not None else []
-    where += [c.started_at + c.duration / 1_000_000.0 > since] if since is not None else []
+    # how long an open one is by now stands nowhere
+    where += [(c.state == "open") | (c.started_at + c.duration / 1_000_000.0 > since)] if since is not None else []
     columns = list(_table.columns) if parts else _LIGHT
     return [_file(row) for row in await tx.all(select(*columns).where(*where).order_by(c.sequence))]
+
+
+async def of_room(
+    tx: Transaction, project_id: str, room: str, since: float, until: float, *, limit: int, parts: bool = False
+) -> Sequence[RecordingFile]:
+    """Of all recordings of a room, with anything between these instants (wallclock), in the order of their beginnings; also those that are
+    only in a bucket (`gone`). The first `limit`."""
+    c, owner = _table.c, schema.recordings.c
+    where = [
+        owner.project_id == project_id,
+        owner.room == room,
+        owner.started_at < until,
+        (owner.ended_at.is_(None)) | (owner.ended_at > since),
+    ]
+    where += [c.started_at < until, c.started_at >= since - LONGEST]
+    where.append((c.state == "open") | (c.started_at + c.duration / 1_000_000.0 > since))
+    columns = list(_table.columns) if parts else _LIGHT
+    joined = select(*columns).join_from(_table, schema.recordings, c.recording_id == owner.id).where(*where)
+    return [_file(row) for row in await tx.all(joined.order_by(c.started_at, c.id).limit(limit))]
+
+
+async def counts(tx: Transaction, recording_ids: Collection[str]) -> Mapping[str, tuple[int, int]]:
+    """By recording: how many files of it are here, and their bytes. Those without any are not in it."""
+    c = _table.c
+    where = (c.recording_id.in_(list(recording_ids)), c.state != "gone")
+    statement = (
+        select(c.recording_id, func.count().label("files"), func.sum(c.nbytes).label("nbytes")).where(*where).group_by(c.recording_id)
+    )
+    return {row["recording_id"]: (int(row["files"]), int(row["nbytes"] or 0)) for row in await tx.all(statement)}
+
+
+class Edge(NamedTuple):
+    """Where a recording begins and ends between two instants. Wallclock: `first_at`: of the first file with anything in between,
+    `last_until`: the end of the last, which is still open where `last_state` is. `here_from`: before it is in a bucket only (None: all)."""
+
+    recording_id: str
+    first_at: float
+    last_until: float
+    last_state: str
+    here_from: float | None
+
+
+class Break(NamedTuple):
+    """A file that the timeline breaks before, and why; `before`: the end of the file before it. Wallclock."""
+
+    recording_id: str
+    started_at: float
+    gap: str
+    before: float | None
+
+
+async def edges(tx: Transaction, project_id: str, room: str, since: float, until: float) -> Sequence[Edge]:
+    """Of the recordings of a room with anything between these instants, by their beginnings."""
+    c, owner = _table.c, schema.recordings.c
+    end = c.started_at + c.duration / 1_000_000.0
+    mine = (c.recording_id == owner.id, c.started_at < until)
+    inside = select(func.max(c.started_at)).where(*mine, c.started_at <= since, (c.state == "open") | (end > since)).scalar_subquery()
+    behind = select(func.min(c.started_at)).where(*mine, c.started_at > since).scalar_subquery()
+    last = select(c.started_at).where(*mine).order_by(c.started_at.desc()).limit(1)
+    found = (
+        select(owner.id.label("recording_id"), func.coalesce(inside, behind).label("first_at"), last.scalar_subquery().label("last_at"))
+        .where(owner.project_id == project_id, owner.room == room, owner.started_at < until)
+        .where((owner.ended_at.is_(None)) | (owner.ended_at > since))
+        .subquery()
+    )
+    kept = _table.alias()
+    here = select(func.min(kept.c.started_at)).where(kept.c.recording_id == found.c.recording_id, kept.c.state != "gone").scalar_subquery()
+    f = found.c
+    statement = (
+        select(f.recording_id, f.first_at, end.label("last_until"), c.state.label("last_state"), here.label("here_from"))
+        .join_from(found, _table, (c.recording_id == found.c.recording_id) & (c.started_at == found.c.last_at))
+        .where(found.c.first_at.is_not(None))
+        .order_by(found.c.first_at, found.c.recording_id)
+    )
+    return [Edge(**row) for row in await tx.all(statement)]
+
+
+async def breaks(tx: Transaction, recording_ids: Collection[str], since: float, until: float, limit: int) -> Sequence[Break]:
+    """Of files begun between these instants, by recording and time. The first `limit`."""
+    c, other = _table.c, _table.alias()
+    end = other.c.started_at + other.c.duration / 1_000_000.0
+    earlier = (other.c.recording_id == c.recording_id, other.c.started_at < c.started_at)
+    before = select(end).where(*earlier).order_by(other.c.started_at.desc()).limit(1).scalar_subquery()
+    where = (c.recording_id.in_(list(recording_ids)), c.gap != "", c.started_at > since, c.started_at < until)
+    statement = select(c.recording_id, c.started_at, c.gap, before.label("before")).where(*where)
+    return [Break(**row) for row in await tx.all(statement.order_by(c.recording_id, c.started_at).limit(limit))]
+
+
+async def break_behind(tx: Transaction, recording_id: str, sequence: int, gap: str) -> None:
+    """A file that went, with one left before it: the timeline breaks before the next."""
+    c = _table.c
+    mine = c.recording_id == recording_id
+    if await tx.first(select(c.id).where(mine, c.sequence < sequence).limit(1)) is None:
+        return
+    following = await tx.first(select(c.id, c.gap).where(mine, c.sequence > sequence).order_by(c.sequence).limit(1))
+    if following is not None and not following["gap"]:
+        await tx.change(update(_table).where(c.id == following["id"]).values(gap=gap))
+
+
+async def totals(tx: Transaction, recording_id: str) -> tuple[int, int, float | None]:
+    """Of its closed files: microseconds, bytes, and the end of the last (wallclock)."""
+    c = _table.c
+    ends = func.max(c.started_at + c.duration / 1_000_000.0)
+    statement = select(func.sum(c.duration).label("duration"), func.sum(c.nbytes).label("nbytes"), ends.label("ended_at"))
+    row = await tx.first(statement.where(c.recording_id == recording_id, c.state != "open"))
+    assert row is not None
+    return int(row["duration"] or 0), int(row["nbytes"] or 0), row["ended_at"]
+
+
+async def any_of(tx: Transaction, recording_id: str) -> bool:
+    """Has it any file, here or in a bucket?"""
+    return await tx.first(select(_table.c.id).where(_table.c.recording_id == recording_id).limit(1)) is not None
+
+
+async def names(tx: Transaction, recording_id: str) -> Mapping[str, tuple[int, str]]:
+    """By name: the row's id and its state."""
+    rows = await tx.all(select(_table.c.id, _table.c.name, _table.c.state).where(_table.c.recording_id == recording_id))
+    return {row["name"]: (int(row["id"]), str(row["state"])) for row in rows}
 
 
 def _file(row: RowMapping) -> RecordingFile:
@@ -86,3 +215,4 @@ def _file(row: RowMapping) -> RecordingFile:
 
 
 _COLUMNS = [column.name for column in _table.columns if column.name != "id"]
+_OF_UPLOAD = frozenset({"sha256", "remote_key", "uploaded_at"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,6 +78,11 @@ async def find(tx: Transaction, recording_id: str, *, lock: bool = False) -> Rec
     return None if row is None else _recording(row)
 
 
+async def lock(tx: Transaction, recording_ids: Collection[str]) -> None:
+    """Nobody else changes them until this transaction ends. Before anything is announced (see `ingresses.lock`)."""
+    await tx.all(select(_table.c.id).where(_table.c.id.in_(list(recording_ids))).order_by(_table.c.id).with_for_update())
+
+
 async def find_by_playback_id(tx: Transaction, playback_id: str) -> Recording | None:
     if not storable(playback_id):
         return None
@@ -100,6 +105,13 @@ async def open_on(tx: Transaction, node_id: str) -> Sequence[Recording]:
     return await _all(tx, _table.c.node_id == node_id, _table.c.state == "recording")
 
 
+async def ended_on(tx: Transaction, node_id: str, *, after: str, limit: int) -> Sequence[Recording]:
+    """Those of this node that nobody writes to, by id, from behind `after` on."""
+    c = _table.c
+    where = (c.node_id == node_id, c.state != "recording", c.id > after)
+    return [_recording(row) for row in await tx.all(select(_table).where(*where).order_by(c.id).limit(limit))]
+
+
 async def overlapping(tx: Transaction, project_id: str, room: str, since: float, until: float) -> Sequence[Recording]:
     """Of a room (all publishers in it), with anything between these instants (wallclock), oldest first."""
     c = _table.c
@@ -107,13 +119,25 @@ async def overlapping(tx: Transaction, project_id: str, room: str, since: float,
 
 
 async def page(
-    tx: Transaction, project_id: str | None, *, room: str | None = None, state: str | None = None, limit: int, offset: int = 0
+    tx: Transaction,
+    project_id: str | None,
+    *,
+    room: str | None = None,
+    state: str | None = None,
+    reason: str | None = None,
+    since: float | None = None,
+    until: float | None = None,
+    limit: int,
+    offset: int = 0,
 ) -> tuple[Sequence[Recording], int]:
-    """Newest first, and how many there are in all."""
+    """Newest first, and how many there are in all. `since`, `until`: only those with anything between these instants (wallclock)."""
     c = _table.c
     where = [c.project_id == project_id] if project_id is not None else []
     where += [c.room == room] if room is not None else []
     where += [c.state == state] if state is not None else []
+    where += [c.reason == reason] if reason is not None else []
+    where += [c.started_at < until] if until is not None else []
+    where += [(c.ended_at.is_(None)) | (c.ended_at > since)] if since is not None else []
     rows = await tx.all(select(_table).where(*where).order_by(c.started_at.desc(), c.id.desc()).limit(limit).offset(offset))
     total = await tx.scalar(select(func.count()).select_from(_table).where(*where))
     return [_recording(row) for row in rows], int(total or 0)

@@ -198,6 +198,38 @@ push_targets = Table(
     Index(None, "ingress_id"),
 )
 
+# who fetches the URL of an ingress, and how that goes; there once a node has begun to
+pulls = Table(
+    "pulls",
+    metadata,
+    Column("ingress_id", String(32), ForeignKey("ingresses.id", ondelete="CASCADE"), primary_key=True),
+    Column("node_id", String(32), nullable=True),  # that fetches it; null while nobody does
+    Column("state", String(16), nullable=False),
+    Column("error_code", String(64), nullable=False),
+    Column("error_message", Text, nullable=False),
+    Column("transport", String(16), nullable=False),
+    Column("since", Double, nullable=False),
+    Index(None, "node_id"),
+)
+
+# what a room shows while its publisher is gone
+fallbacks = Table(
+    "fallbacks",
+    metadata,
+    Column("project_id", String(32), ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+    Column("room", String(120), primary_key=True),
+    Column("slate", String(16), nullable=False),  # none, text, image or clip
+    Column("text", String(200), nullable=False),
+    Column("media", LargeBinary, nullable=True),  # of an image or a clip
+    Column("media_type", String(32), nullable=False),
+    Column("always", Boolean, nullable=False),
+    Column("backup", String(32), nullable=True),  # an ingress of the room
+    Column("frozen", Double, nullable=False),
+    Column("patience", Double, nullable=False),
+    Column("version", String(16), nullable=False),  # another with each change of the slate
+    Column("updated_at", Double, nullable=False),
+)
+
 view_links = Table(
     "view_links",
     metadata,
@@ -369,6 +401,7 @@ recordings = Table(
     Index(None, "project_id", "room", "started_at"),
     Index(None, "project_id", "started_at"),
     Index(None, "ingress_id"),
+    Index(None, "media_id"),
     Index(None, "state"),
 )
 
@@ -388,14 +421,27 @@ recording_files = Table(
     Column("init_bytes", Integer, nullable=False),
     Column("tracks", JSON, nullable=False),
     Column("gap", String(32), nullable=False),  # why the timeline breaks before it, or empty
-    Column("parts", LargeBinary, nullable=True),  # media.parts.pack; null while it is open
     Column("sha256", LargeBinary(32), nullable=True),
     Column("remote_key", Text, nullable=False),  # where it is in the bucket, or empty
     Column("uploaded_at", Double, nullable=True),
+    # media.parts.pack; null while it is open. The last column, for SQLite reads a row up to the one that it needs
+    Column("parts", LargeBinary, nullable=True),
     Index(None, "recording_id", "sequence", unique=True),
-    Index(None, "recording_id", "started_at"),
+    Index("ix_recording_files_timeline", "recording_id", "started_at", "duration", "state"),
+    Index("ix_recording_files_gaps", "recording_id", "started_at", sqlite_where=text("gap <> ''"), postgresql_where=text("gap <> ''")),
     Index(None, "state", "started_at"),
     Index(None, "project_id", "started_at"),
+    sqlite_autoincrement=True,
+)
+
+# what no row tells of any more and is still to be unlinked: a file, or a recording's directory
+discards = Table(
+    "discards",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("node_id", String(32), nullable=False),
+    Column("path", Text, nullable=False),
+    Index(None, "node_id"),
     sqlite_autoincrement=True,
 )
 

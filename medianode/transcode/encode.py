@@ -58,7 +58,8 @@ class H264Encoder:
     `colorspace` is the matrix (ITU-T H.273) of the pictures, told on: a JPEG's is BT.601 at any size, where players guess BT.709 for HD.
     Constrained Baseline, the cheapest to make, or with `high` High profile.
     `realtime`: key frames of at most VBV_SECONDS of the rate, which WebRTC viewers behind narrow links need, and one level for a size and
-    rate, so that an encoder made anew with another `bit_rate` has the same `config`. `bound` is the rate's bound.
+    rate, so that an encoder made anew with another `bit_rate` has the same `config`. `bound` is the rate's bound. `sps_id`: the number of
+    its parameter sets, 0 to 31.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class H264Encoder:
         high: bool = False,
         colorspace: int = _UNSPECIFIED,
         realtime: bool = False,
+        sps_id: int = 0,
     ) -> None:
         self.width, self.height = max(2, width & ~1), max(2, height & ~1)
         self.force_keyframe = False
@@ -97,7 +99,7 @@ class H264Encoder:
             "crf": "23",
             "maxrate": str(bound),
             "bufsize": str(bound),
-            "x264-params": "annexb=0:scenecut=0" + (":cabac=1:8x8dct=1" if high else ""),
+            "x264-params": f"annexb=0:scenecut=0:sps-id={sps_id}" + (":cabac=1:8x8dct=1" if high else ""),
         }
         if realtime:
             options |= {

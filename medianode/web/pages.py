@@ -42,6 +42,7 @@ _HEADERS = {
 }
 _CAPTURE = "camera=(self), microphone=(self), display-capture=(self), screen-wake-lock=(self), geolocation=()"
 """Permissions-Policy of the one page that asks for them."""
+_PAGES = ("start", "play", "embed", "publish", "recordings", "recording", "error")
 _WORDS = {
     400: ("That address is not quite right", "Check the link for a missing or a mistyped part."),
     401: ("A token is needed", "This stream is private. Ask whoever sent you the link for one that carries a token."),
@@ -111,9 +112,7 @@ class Pages:
         self._certificate = certificate
         self._ports = (rtmp_port, rtmps_port or rtmp_port)
         self.assets = Assets(static)
-        self._templates = {
-            name: Template((STATIC / f"pages/{name}.html").read_text("utf-8")) for name in ("start", "play", "embed", "publish", "error")
-        }
+        self._templates = {name: Template((STATIC / f"pages/{name}.html").read_text("utf-8")) for name in _PAGES}
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -123,6 +122,8 @@ class Pages:
             web.get("/play/{app}/{room}/state.json", self.state),
             web.get("/embed/{app}/{room}", self.embed),
             web.get("/publish/{app}/{room}", self.publish),
+            web.get("/recordings/{app}", self.recordings),
+            web.get("/vod/{app}/{recording:rec_[A-Za-z0-9]{1,28}}", self.recording),
             web.get("/certificate.pem", self.certificate),
             web.get("/static/{name:.+}", self.assets.serve),
             _PeopleRoute("GET", "/{path:.*}", self.lost, {}),
@@ -177,6 +178,16 @@ class Pages:
         page = self._page("publish", values, root="../../")
         page.headers["Permissions-Policy"] = _CAPTURE
         return page
+
+    @_readable
+    async def recordings(self, request: web.Request) -> web.StreamResponse:
+        """What was recorded, by the day: of one room (`?room=`) as the room may be viewed, of all with an API key, typed there."""
+        return self._page("recordings", {"app": _name(request, "app")}, root="../")
+
+    @_readable
+    async def recording(self, request: web.Request) -> web.StreamResponse:
+        """The player of one recording. Its script asks whether there is one, and for a token."""
+        return self._page("recording", {"app": _name(request, "app"), "recording": request.match_info["recording"]}, root="../../")
 
     @_readable
     async def certificate(self, request: web.Request) -> web.StreamResponse:
@@ -282,8 +293,11 @@ def _frame_rate(measured: float, declared: float) -> float:
 
 
 def _checked(request: web.Request) -> tuple[str, str]:
-    app, room = request.match_info["app"], request.match_info["room"]
-    for what, value in (("app", app), ("room", room)):
-        if ".." in value or not _NAME.fullmatch(value):
-            raise InvalidRequest(f"{what}: expected up to 120 of A-Z a-z 0-9 . _ - without a leading dot or '..', got {shown(value)}")
-    return app, room
+    return _name(request, "app"), _name(request, "room")
+
+
+def _name(request: web.Request, what: str) -> str:
+    value = request.match_info[what]
+    if ".." in value or not _NAME.fullmatch(value):
+        raise InvalidRequest(f"{what}: expected up to 120 of A-Z a-z 0-9 . _ - without a leading dot or '..', got {shown(value)}")
+    return value

@@ -8,6 +8,14 @@ The shapes of `Fact.data`, by family (JSON, no secrets; names as the events feed
 - `publisher.*`: `room identity name door resumed code message duration tracks`.
 - `room.*`: `room hls` (whether rooms on air are on HLS here).
 - `target.*`: `targetId ingressId room host enabled code message bitrate`; ingressId may be null.
+- `recording.*`: `recordingId ingressId room identity reason state title labels startedAt endedAt duration bytes code message`; ingressId
+  may be null, identity is empty for a room's programme; `duration`: seconds of media. `trouble`: `code` and `message` say what is missing,
+  an empty `code` that it is over. `uploaded`: `url`. `deleted`: `seconds files bytesDeleted` that are gone since it was last told (once an
+  hour while something is left), whether that is the `whole` of it, its `cause` (`age`, `bytes`, `space`, `uploaded`, `api`, `lost`), and
+  how many of the files were `notUploaded`.
+- `asset.created`: as `ingress.*` and `recordingId mediaId playbackId accessPolicy duration path`; `path`: where it plays on the node.
+- `disk.*`: `path free total code message`; bytes of the disk that the project's recordings are on.
+- `pull.*`: as `ingress.*` and `code message transport attempts`.
 - `ingress.finished`: as `ingress.*`, and `startedAt` of the session that is to end, null where it is not active yet.
 - `key.revoked`: `keyId`. `link.revoked`: `tokenId`, of a view link or a room token. `project.changed`: `projectId slug deleted`; of a
   deletion the fact belongs to no project, for those of a project go with it.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -19,13 +18,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from medianode import clock
 from medianode.config import Limits, Webhooks
 from medianode.errors import Forbidden, InvalidRequest, PeerError
-from medianode.outbound import Outbound
+from medianode.outbound import Guard, Outbound
 from medianode.store.endpoints import WebhookEndpoint
 from medianode.webhooks import signature
 
@@ -133,7 +131,7 @@ class Sender:
 
 @asynccontextmanager
 async def open_sender(outbound: Outbound, webhooks: Webhooks, limits: Limits) -> AsyncIterator[Sender]:
-    guard = _Guard(outbound)
+    guard = Guard(outbound)
     connector = aiohttp.TCPConnector(
         resolver=guard, use_dns_cache=False, limit=0, keepalive_timeout=KEEP_ALIVE, socket_factory=guard.make_socket, ssl=outbound.trust
     )
@@ -149,28 +147,6 @@ async def open_sender(outbound: Outbound, webhooks: Webhooks, limits: Limits) ->
         max_field_size=limits.http_header_bytes,
     ) as session:
         yield Sender(session, outbound, webhooks.timeout, limits)
-
-
-class _Guard(AbstractResolver):
-    """Names become the addresses that `outbound` allows, and no socket is made for any other."""
-
-    def __init__(self, outbound: Outbound) -> None:
-        self._outbound = outbound
-        self._vouched: set[str] = set()  # private addresses of names that the operator allows: as many as he names
-
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
-        place = await self._outbound.place(host, port)
-        self._vouched.update(address for address in place.addresses if not self._outbound.allows(address))
-        return place.resolved()
-
-    async def close(self) -> None:
-        self._vouched.clear()
-
-    def make_socket(self, info: tuple[Any, ...]) -> socket.socket:
-        family, kind, protocol, _, address = info
-        if address[0] not in self._vouched and not self._outbound.allows(address[0]):
-            raise OSError(errno.EACCES, "a private address")
-        return socket.socket(family, kind, protocol)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

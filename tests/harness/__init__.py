@@ -47,6 +47,10 @@ class Node:
         return f"rtmp://127.0.0.1:{self.ready.rtmp_port}"
 
     @property
+    def srt(self) -> str:
+        return f"srt://127.0.0.1:{self.ready.srt_port}"
+
+    @property
     def key(self) -> str:
         assert self.ready.first.ingress is not None
         return self.ready.first.ingress.stream_key
@@ -70,6 +74,7 @@ def configure(data_dir: Path, **sections: dict[str, Any]) -> Config:
     """Defaults, ports of the system's choice on loopback, and what the test says: `configure(tmp, ingress={"hold": 1.0})`."""
     raw: dict[str, Any] = {"data_dir": str(data_dir), "http": {"listen": "127.0.0.1:0"}, "rtmp": {"listen": "127.0.0.1:0"}}
     raw["rtc"] = {"listen": "127.0.0.1:0", "tcp_listen": "127.0.0.1:0"}
+    raw["srt"] = {"listen": "127.0.0.1:0"}
     for name, values in sections.items():
         raw[name] = {**raw.get(name, {}), **values}
     return msgspec.convert(raw, Config)

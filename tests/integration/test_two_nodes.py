@@ -55,7 +55,8 @@ async def test_two_daemons_on_one_database(tmp_path: Path, postgres_url: str) ->
     async with running(first, store={"url": postgres_url}) as a, ClientSession() as session:
         shared = {"url": postgres_url, "secret_file": str(first / "secret.key")}
         admin = a.admin
-        made = await ask(session, a, "POST", "/v1/live/streams", {"playbackSettings": {}, "inputMediaSettings": {}}, admin=admin)
+        settings = {"playbackSettings": {}, "inputMediaSettings": {"enableRecording": False}}
+        made = await ask(session, a, "POST", "/v1/live/streams", settings, admin=admin)
         stream, key = made["data"]["streamId"], made["data"]["streamKey"]
         async with publishing(f"{a.rtmp}/live/{key}") as publisher:
             await send_second(publisher)

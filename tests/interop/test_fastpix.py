@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
@@ -211,6 +212,37 @@ async def test_the_same_key_publishes_by_whip(tmp_path: Path) -> None:
             assert (await sdk.manage_live_stream.get_live_stream_by_id_async(stream_id=made.stream_id)).data.status == "active"
 
 
+async def check_media(node: Node, sdk: Fastpix, stream: str) -> None:
+    """What is left of a private live stream is private media, and only a token for it plays it."""
+    async with asyncio.timeout(5):
+        while not (ids := (await sdk.manage_live_stream.get_live_stream_by_id_async(stream_id=stream)).data.media_ids):
+            await asyncio.sleep(0.1)
+    videos = sdk.manage_videos
+    media = (await videos.get_media_async(media_id=ids[0])).data
+    assert (media.stream_id, media.status, media.is_audio_only) == (stream, "Ready", False)
+    assert {track.type for track in media.tracks} == {"video", "audio"}
+    assert media.duration > 1
+    listed = await videos.list_media_async()
+    assert ([m.id for m in listed.data], listed.pagination.total_records) == (ids, 1)
+    assert [m.id for m in (await videos.list_live_clips_async(livestream_id=stream)).data] == ids
+    changed = await videos.updated_media_async(media_id=ids[0], metadata={"name": "launch"})
+    assert changed.data.metadata == {"name": "launch"}
+    playback = media.playback_ids[0]
+    assert playback.access_policy == "private"
+    assert (await sdk.playback.get_playback_id_async(media_id=ids[0], playback_id=playback.id)).data.id == playback.id
+    key = (await sdk.signing_keys.create_signing_key_async()).data
+    claims = {"kid": key.id, "aud": f"media:{playback.id}", "iss": "fastpix.io", "exp": int(clock.wallclock()) + 600}
+    signed = jwt.encode(claims, base64.b64decode(key.private_key), algorithm="RS256")
+    for path in (f"/{playback.id}.m3u8", f"/vod/{playback.id}.m3u8"):
+        assert await refused(node, path) == (403, "user_agent_refused"), "as the live stream"
+        assert await refused(node, path, **{"User-Agent": "Lavf/60"}) == (401, "token_missing")
+        await played(f"{node.http}{path}?token={signed}")
+    assert (await videos.delete_media_async(media_id=ids[0])).success
+    with pytest.raises(errors.MediaNotFoundError):
+        await videos.get_media_async(media_id=ids[0])
+    assert (await refused(node, f"/{playback.id}.m3u8"))[0] == 404
+
+
 async def test_publish_and_play_with_every_kind_of_token(tmp_path: Path) -> None:
     async with running(tmp_path) as node, sdk_of(node) as sdk, ClientSession(node.http, headers=node.admin) as http:
         start, manage = sdk.start_live_stream, sdk.manage_live_stream
@@ -253,6 +285,7 @@ async def test_publish_and_play_with_every_kind_of_token(tmp_path: Path) -> None
             await manage.complete_live_stream_async(stream_id=stream)
             assert await encoder.wait() != 0
         assert (await manage.get_live_stream_by_id_async(stream_id=stream)).data.status == "idle"
+        await check_media(node, sdk, stream)
         await manage.disable_live_stream_async(stream_id=stream)
         again = await ffmpeg(*publish(node, made, 5))
         assert again.code != 0

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession
-from harness import H264_AAC, Node, ffmpeg, moving_picture, run, running, until
+from harness import H264_AAC, Node, ffmpeg, ffmpeg_process, moving_picture, run, running, until
 
 pytestmark = pytest.mark.interop
 MODULE = "/usr/lib/nginx/modules/ngx_rtmp_module.so"
@@ -141,3 +141,38 @@ async def test_the_encoder_is_gone_and_back_within_the_window(tmp_path: Path) ->
         assert times["video"] == sorted(times["video"])
         assert times["video"][-1] > 5.5
         assert len(times["video"]) > 150
+
+
+async def test_the_encoder_is_killed_and_a_slate_fills_the_gap(tmp_path: Path) -> None:
+    """For the target, which is fed without a break, and for FFmpeg as an HLS player, which follows no other configuration within fMP4."""
+    played = tmp_path / "played.ts"
+    async with nginx(tmp_path / "nginx") as target, running(tmp_path / "node", outbound={"allow": ["127.0.0.1"]}) as node:
+        async with ClientSession(node.http, headers=node.admin) as session:
+            await add(node, target.url, "good")
+            async with session.put("/api/v1/apps/live/rooms/studio/fallback", json={"text": "Back in a moment"}) as answer:
+                assert answer.status == 200, await answer.text()
+            source = [*moving_picture(60), *B_FRAMES, "-f", "flv", f"{node.rtmp}/live/{node.key}"]
+            async with ffmpeg_process(*source):
+                await until(lambda: node.on_air, 20)
+                url = f"{node.http}/hls/live/studio/index.m3u8"
+                playing = asyncio.ensure_future(ffmpeg("-i", url, "-t", "10", "-c", "copy", "-f", "mpegts", str(played)))
+                await asyncio.sleep(4)
+            await until(lambda: node.room().slated)
+            await asyncio.sleep(3)
+            async with ffmpeg_process(*source):
+                await until(lambda: not node.room().slated)
+                done = await playing
+            assert done.code == 0, done.output
+            (view,) = await targets(node)
+            assert (view["state"], view["attempts"], view["droppedPackets"]) == ("broadcasting", 1, 0)
+            await session.delete(f"/api/v1/apps/live/rooms/studio/targets/{view['id']}")
+        await asyncio.sleep(0.5)
+    (recording,) = target.recordings.iterdir()
+    ticks = ["-fps_mode", "passthrough", "-enc_time_base:v", "1/90000"]  # FFmpeg's own would round two pictures onto one
+    for file in (recording, played):
+        decoded = await ffmpeg("-loglevel", "error", "-xerror", "-i", str(file), *ticks, "-f", "null", "-")
+        assert decoded.code == 0, decoded.output
+        assert not decoded.output.strip(), decoded.output
+        for kind, stamps in (await packets(file)).items():
+            assert stamps == sorted(stamps), kind
+            assert max(b - a for a, b in pairwise(stamps)) < 1.0, (file, kind)

@@ -103,7 +103,8 @@ async def test_the_readme_s_receivers_believe_us_and_nobody_else(language: str, 
             assert made[dialect]["warnings"][1:] == [], "FastPix's probe was answered by 200"
             tried = await ask(session, node, "POST", f"{hooks}/{made[dialect]['id']}/test", {})
             assert tried["delivered"], tried
-        stream = await ask(session, node, "POST", "/v1/live/streams", {"playbackSettings": {"accessPolicy": "public"}})
+        settings = {"playbackSettings": {"accessPolicy": "public"}, "inputMediaSettings": {"enableRecording": False}}
+        stream = await ask(session, node, "POST", "/v1/live/streams", settings)
         async with publishing(f"{node.rtmp}/live/{stream['streamKey']}") as publisher:
             await send_second(publisher)
             await until(lambda: "video.live_stream.active" in receivers["fastpix"].names)

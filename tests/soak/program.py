@@ -26,7 +26,7 @@ START = 60.0
 def environment(data_dir: Path, **more: str) -> dict[str, str]:
     """This process's, without what an operator's shell may have set for another node. `more`: `INGRESS__HOLD="1"`, …"""
     base = {name: value for name, value in os.environ.items() if not name.startswith(("MEDIANODE__", "NOTIFY_", "WATCHDOG_"))}
-    listen = {f"{name}__LISTEN": "127.0.0.1:0" for name in ("HTTP", "RTMP", "RTC")}
+    listen = {f"{name}__LISTEN": "127.0.0.1:0" for name in ("HTTP", "RTMP", "RTC", "SRT")}
     own = {"DATA_DIR": str(data_dir), **listen, "RTC__TCP_LISTEN": "127.0.0.1:0", **more}
     # as in systemd/medianode.service
     unit = {"PYTHONUNBUFFERED": "1", "MALLOC_ARENA_MAX": "2"}

@@ -1,7 +1,9 @@
-"""FastPix's live streams (contracts 3) as its SDKs call them: `/v1/live/streams…`, also without `/v1`, and `/v1/iam/signing-keys`."""
+"""FastPix's live streams (contracts 3) as its SDKs call them: `/v1/live/streams…`, also without `/v1`, `/v1/iam/signing-keys`, and of
+`/v1/on-demand` what is left of live streams."""
 
 from __future__ import annotations
 
+from medianode.api.fastpix.media import Media
 from medianode.api.fastpix.playback import PlaybackIds
 from medianode.api.fastpix.shapes import Desk
 from medianode.api.fastpix.signing_keys import SigningKeys
@@ -10,14 +12,16 @@ from medianode.api.fastpix.streams import Streams
 from medianode.api.live import Live
 from medianode.api.router import AnyRoute
 from medianode.api.urls import Ports
+from medianode.control.assets import Assets
 from medianode.control.live_streams import LiveStreams
 from medianode.control.projects import Projects
+from medianode.control.recordings import Recordings
 from medianode.control.signing_keys import SigningKeys as UseCases
 from medianode.origin import Origin
 
 
 class FastPix:
-    """`targets` None: the node does not simulcast."""
+    """`targets` None: the node does not simulcast; `assets` and `recordings` None: it does not record."""
 
     def __init__(
         self,
@@ -28,10 +32,13 @@ class FastPix:
         origin: Origin,
         ports: Ports,
         targets: Targets | None = None,
+        assets: Assets | None = None,
+        recordings: Recordings | None = None,
     ) -> None:
         desk = Desk(projects, live, origin, ports)
         self.routes: list[AnyRoute] = [
-            *Streams(desk, streams).routes,
+            *Streams(desk, streams, assets).routes,
+            *(Media(desk, assets, recordings).routes if assets is not None and recordings is not None else ()),
             *PlaybackIds(desk, streams).routes,
             *SigningKeys(desk, keys).routes,
             *(Simulcast(desk, streams, targets).routes if targets is not None else ()),

@@ -101,7 +101,8 @@ class CreateStream(msgspec.Struct, rename="camel"):
 
 
 class ChangeStream(msgspec.Struct, rename="camel"):
-    """What is absent stays as it is. `reconnectWindow` counts at once, all else from the next time that an encoder comes."""
+    """What is absent stays as it is. `reconnectWindow` and `enableRecording` count at once, all else from the next time that an encoder
+    comes."""
 
     metadata: Metadata | None = None
     reconnect_window: Window | None = None
@@ -162,9 +163,12 @@ class SrtPlayback(msgspec.Struct, rename="camel"):
 
 
 class StreamObject(msgspec.Struct, rename="camel"):
-    """`rtmpUrl`, `rtmpsUrl`, `whipUrl` (where to publish, with `streamKey`), `test`, `audioOnly` and `latencyMode` are ours.
+    """`rtmpUrl`, `rtmpsUrl`, `whipUrl`, `srtUrl` (where to publish with `streamKey`; by SRT it is the streamid, and `srtSecret` the
+    passphrase), `test`, `audioOnly` and `latencyMode` are ours.
 
-    `status` is `preparing`, too, while the stream waits for its encoder to come back: the same as its webhooks say.
+    `status` is `preparing`, too, while the stream waits for its encoder to come back: the same as its webhooks say. `mediaIds`: of its
+    recordings that are over, oldest first; `mediaPolicy` private keeps them private though the stream is public. `dvrUrl` (ours): with
+    `enableDvrMode` and `enableRecording`, while it is on air: plays from the session's start on, and grows.
     """
 
     stream_id: str
@@ -192,6 +196,8 @@ class StreamObject(msgspec.Struct, rename="camel"):
     rtmp_url: str
     rtmps_url: str
     whip_url: str | None
+    srt_url: str | None
+    dvr_url: str | None = None
 
 
 class Desk:
@@ -210,8 +216,14 @@ class Desk:
     def urls(self, call: Call[Principal, Any, Any]) -> Urls:
         return Urls.of(self._origin, call.request, self._ports)
 
-    def stream(self, call: Call[Principal, Any, Any], broadcast: Broadcast, targets: Iterable[PushTarget] = ()) -> StreamObject:
+    def stream(
+        self, call: Call[Principal, Any, Any], broadcast: Broadcast, targets: Iterable[PushTarget] = (), media_ids: Iterable[str] = ()
+    ) -> StreamObject:
         urls, ingress, stream = self.urls(call), broadcast.ingress, broadcast.stream
+        slug, dvr = ingress.room.removesuffix(f"-{ingress.id}"), None
+        publication = self.live.publication(ingress)
+        if stream.enable_dvr and stream.enable_recording and publication is not None and ingress.started_at is not None:
+            dvr = f"{urls.room_recordings(slug, ingress.room)}?from={ingress.started_at:.0f}"
         return StreamObject(
             stream_id=ingress.id,
             stream_key=ingress.stream_key,
@@ -229,7 +241,7 @@ class Desk:
             low_latency=stream.latency_mode == "low",
             closed_captions=False,
             playback_ids=[playback_view(playback, urls) for playback in broadcast.playback_ids],
-            media_ids=[],
+            media_ids=list(media_ids),
             srt_playback_response=SrtPlayback(f"play{ingress.id}", stream.srt_secret),
             simulcast_responses=[simulcast_view(target) for target in targets],
             test=stream.test,
@@ -237,7 +249,9 @@ class Desk:
             latency_mode=stream.latency_mode,
             rtmp_url=urls.rtmp,
             rtmps_url=urls.rtmps,
-            whip_url=urls.whip(ingress.room.removesuffix(f"-{ingress.id}"), ingress.room) if self._ports.whip else None,
+            whip_url=urls.whip(slug, ingress.room) if self._ports.whip else None,
+            dvr_url=dvr,
+            srt_url=urls.srt,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -25,6 +26,7 @@ from medianode.api.fastpix.shapes import (
 from medianode.api.problems import FASTPIX
 from medianode.api.router import AnyRoute, Call, Empty, Route
 from medianode.auth import Permission, Principal
+from medianode.control.assets import Assets
 from medianode.control.broadcasts import Broadcast
 from medianode.control.live_streams import LiveStreams, Policy
 
@@ -40,9 +42,10 @@ class Views(msgspec.Struct):
 
 
 class Streams:
-    def __init__(self, desk: Desk, streams: LiveStreams) -> None:
+    def __init__(self, desk: Desk, streams: LiveStreams, assets: Assets | None = None) -> None:
         self._desk = desk
         self._streams = streams
+        self._assets = assets
 
     @property
     def routes(self) -> list[AnyRoute]:
@@ -153,7 +156,10 @@ class Streams:
         first = (wanted.offset - 1) * wanted.limit
         found, total = await self._streams.list(project.id, newest_first=wanted.order_by == "desc", limit=wanted.limit, offset=first)
         targets = await self._streams.targets(*(broadcast.ingress.id for broadcast in found))
-        objects = [self._desk.stream(call, b, [t for t in targets if t.ingress_id == b.ingress.id]) for b in found]
+        media = await self._media_ids(*(broadcast.ingress.id for broadcast in found))
+        objects = [
+            self._desk.stream(call, b, [t for t in targets if t.ingress_id == b.ingress.id], media.get(b.ingress.id, ())) for b in found
+        ]
         return Listed(True, objects, Pagination(total, wanted.offset, -(-total // wanted.limit)))
 
     async def get(self, call: Call[Principal, Empty, Empty]) -> Data[StreamObject]:
@@ -196,7 +202,12 @@ class Streams:
         return await self._streams.get((await self._desk.project(call.who)).id, call.path("id"))
 
     async def _object(self, call: Call[Principal, Any, Any], broadcast: Broadcast) -> Data[StreamObject]:
-        return Data(True, self._desk.stream(call, broadcast, await self._streams.targets(broadcast.ingress.id)))
+        stream_id = broadcast.ingress.id
+        media = (await self._media_ids(stream_id)).get(stream_id, ())
+        return Data(True, self._desk.stream(call, broadcast, await self._streams.targets(stream_id), media))
+
+    async def _media_ids(self, *stream_ids: str) -> Mapping[str, Sequence[str]]:
+        return {} if self._assets is None else await self._assets.ids_of(stream_ids)
 
 
 def _one(common: dict[str, Any], rest: str = "") -> dict[str, Any]:
@@ -231,4 +242,5 @@ _EXAMPLE = StreamObject(
     rtmp_url="rtmp://media.example.com:1935/live",
     rtmps_url="rtmps://media.example.com:1935/live",
     whip_url=f"https://media.example.com/whip/live/live-{_ID}",
+    srt_url="srt://media.example.com:8890",
 )

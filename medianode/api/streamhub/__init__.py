@@ -6,5 +6,6 @@ from medianode.api.streamhub.cameras import Cameras
 from medianode.api.streamhub.ingress import Ingress
 from medianode.api.streamhub.streams import Streams
 from medianode.api.streamhub.tokens import Tokens
+from medianode.api.streamhub.vods import Vods
 
-__all__ = ["Cameras", "Ingress", "Streams", "Tokens"]
+__all__ = ["Cameras", "Ingress", "Streams", "Tokens", "Vods"]

@@ -17,7 +17,9 @@ from medianode.auth import Door, Permission, Principal, Takeover
 from medianode.control.ingress_state import State
 from medianode.control.ingresses import LIST_LIMIT, Ingresses
 from medianode.control.projects import Projects
+from medianode.control.sources import PullChange, PullOptions, Sources, Wait, masked_source
 from medianode.errors import InvalidRequest, NotEnabled, NotFound
+from medianode.ingress.pull.order import Transport
 from medianode.origin import Origin
 from medianode.store.ingresses import Ingress as Row
 
@@ -36,7 +38,9 @@ STATUS: dict[State, Status] = {
 class NewIngress(msgspec.Struct, rename="camel"):
     """`url` goes with inputType url. `requirePassword` (ours, for rtmp): the encoder must then bring the `stream_password` as well.
 
-    `takeover` (ours): what a second encoder with the key does to one that is heard from; a silent one is always replaced.
+    With url, ours too: `transport` of rtsp://, `onDemand` (fetched only while somebody watches), `silence` and `frozenVideo` in seconds,
+    see `/api/v1/apps/{app}/pulls`. `takeover` (ours): what a second encoder with the key does to one that is heard from; a silent one is
+    always replaced. `record` (ours): what is published through it is recorded.
     """
 
     input_type: InputType
@@ -47,6 +51,23 @@ class NewIngress(msgspec.Struct, rename="camel"):
     enable_transcoding: bool = True
     require_password: bool = False
     takeover: Takeover = Takeover.REJECT
+    record: bool = False
+    transport: Transport = "auto"
+    on_demand: bool = False
+    silence: Wait | None = None
+    frozen_video: Wait | None = None
+
+
+class ChangeIngress(msgspec.Struct, rename="camel"):
+    """Ours. What is absent stays as it is; it counts at once, for a session that is on air too."""
+
+    record: bool | UnsetType = UNSET
+    url: Annotated[str, Meta(max_length=2000)] | UnsetType = UNSET
+    transport: Transport | UnsetType = UNSET
+    on_demand: bool | UnsetType = UNSET
+    silence: Wait | UnsetType | None = UNSET
+    frozen_video: Wait | UnsetType | None = UNSET
+    enabled: bool | UnsetType = UNSET
 
 
 class Filter(msgspec.Struct):
@@ -59,8 +80,8 @@ class Filter(msgspec.Struct):
 
 
 class IngressGrant(msgspec.Struct, rename="camel", kw_only=True):
-    """What an encoder needs. For rtmp, `url` with `streamKey` behind it is the whole publish address; for whip, `url` takes an offer and
-    `streamKey` is the Bearer token.
+    """What an encoder needs. For rtmp, `url` with `streamKey` behind it is the whole publish address, and `srt_url` takes the same key as
+    streamid; for whip, `url` takes an offer and `streamKey` is the Bearer token.
     """
 
     ingress_id: str
@@ -69,6 +90,7 @@ class IngressGrant(msgspec.Struct, rename="camel", kw_only=True):
     room_name: str
     rtmp_url: str | UnsetType = msgspec.field(name="rtmp_url", default=UNSET)
     rtmps_url: str | UnsetType = msgspec.field(name="rtmps_url", default=UNSET)
+    srt_url: str | UnsetType = msgspec.field(name="srt_url", default=UNSET)
     whip_url: str | UnsetType = msgspec.field(name="whip_url", default=UNSET)
     stream_key_: str = msgspec.field(name="stream_key")
     stream_password: str | UnsetType = msgspec.field(name="stream_password", default=UNSET)
@@ -93,6 +115,7 @@ class IngressRow(IngressGrant, rename="camel", kw_only=True):
     room: str
     created_at: str
     error: str | None
+    record: bool = False
 
 
 class IngressDeleted(msgspec.Struct, rename="camel"):
@@ -110,9 +133,10 @@ class Validity(msgspec.Struct, rename="camel"):
 
 
 class Ingress:
-    def __init__(self, projects: Projects, ingresses: Ingresses, live: Live, origin: Origin, ports: Ports) -> None:
+    def __init__(self, projects: Projects, ingresses: Ingresses, live: Live, origin: Origin, ports: Ports, sources: Sources) -> None:
         self._projects = projects
         self._ingresses = ingresses
+        self._sources = sources
         self._live = live
         self._origin = origin
         self._ports = ports
@@ -146,6 +170,16 @@ class Ingress:
             ),
             Route(method="GET", handler=self.get_ingress, response=Data[IngressRow], summary="One ingress", example=Data(_ROW), **one),
             Route(
+                method="PATCH",
+                handler=self.change_ingress,
+                request=ChangeIngress,
+                response=Data[IngressRow],
+                summary="Record what is published through it, or no more",
+                request_example=ChangeIngress(record=True),
+                example=Data(_ROW),
+                **one,
+            ),
+            Route(
                 method="DELETE",
                 handler=self.delete_ingress,
                 response=Data[IngressDeleted],
@@ -169,9 +203,10 @@ class Ingress:
 
     async def create_ingress(self, call: Call[Principal, NewIngress, Empty]) -> Data[IngressGrant]:
         new = call.body
-        if new.input_type == "url" and not new.url:
-            raise InvalidRequest("url: expected an address with inputType url, got nothing")
-        if new.input_type == "url" or (new.input_type == "whip" and not self._ports.whip):
+        pull = None
+        if new.input_type == "url":
+            pull = await self._sources.check(new.url, PullOptions(new.transport, new.on_demand, new.silence, new.frozen_video))
+        if new.input_type == "whip" and not self._ports.whip:
             raise NotEnabled(f"inputType {new.input_type} is not enabled on this node; use rtmp", code=f"{new.input_type}-not-enabled")
         if new.input_type == "whip" and new.require_password:
             raise InvalidRequest("requirePassword: expected with inputType rtmp only: WHIP brings one secret, the stream key")
@@ -184,6 +219,9 @@ class Ingress:
             with_password=new.require_password,
             takeover=new.takeover,
             enable_transcoding=new.enable_transcoding,
+            record=new.record,
+            url=new.url if pull is not None else None,
+            pull=pull,
         )
         return Data(IngressGrant(**_grant(row, call.who.slug or "", self._urls(call))))
 
@@ -197,6 +235,13 @@ class Ingress:
 
     async def get_ingress(self, call: Call[Principal, Empty, Empty]) -> Data[IngressRow]:
         return Data(self._row(call, await self._find(call)))
+
+    async def change_ingress(self, call: Call[Principal, ChangeIngress, Empty]) -> Data[IngressRow]:
+        row = await self._find(call)
+        if call.body.record is not UNSET:
+            row = await self._ingresses.set_record(row.project_id, row.id, call.body.record)
+        row = await self._sources.follow(row, PullChange.of(call.body), call.body.enabled)
+        return Data(self._row(call, row))
 
     async def delete_ingress(self, call: Call[Principal, Empty, Empty]) -> Data[IngressDeleted]:
         row = await self._find(call)
@@ -237,6 +282,7 @@ def ingress_row(row: Row, grant: dict[str, Any], live: Live) -> IngressRow:
         room=row.room,
         created_at=instant(row.created_at) or "",
         error=live.error(row),
+        record=row.record,
     )
 
 
@@ -246,7 +292,11 @@ def _input_type(row: Row) -> InputType:
 
 def _grant(row: Row, slug: str, urls: Urls) -> dict[str, Any]:
     whip = urls.whip(slug, row.room)
-    addresses = {"url": whip, "whip_url": whip} if row.kind == Door.WHIP else _rtmp(urls)
+    addresses = _rtmp(urls)
+    if row.kind == Door.WHIP:
+        addresses = {"url": whip, "whip_url": whip}
+    elif row.kind == Door.URL:
+        addresses = {"url": masked_source(row.url or "")}
     return {
         **addresses,
         "ingress_id": row.id,
@@ -261,7 +311,8 @@ def _grant(row: Row, slug: str, urls: Urls) -> dict[str, Any]:
 
 
 def _rtmp(urls: Urls) -> dict[str, Any]:
-    return {"url": urls.rtmp, "rtmp_url": urls.rtmp, "rtmps_url": urls.rtmps}
+    addresses = {"url": urls.rtmp, "rtmp_url": urls.rtmp, "rtmps_url": urls.rtmps}
+    return {**addresses, "srt_url": urls.srt} if urls.srt else addresses
 
 
 _COMMON: dict[str, Any] = {

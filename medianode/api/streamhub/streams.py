@@ -24,7 +24,14 @@ from medianode.routing.room import Room
 from medianode.store.ingresses import Ingress as Row
 
 StreamType = Literal["webrtc", "rtmp", "rtsp", "whip", "ws-mjpeg"]
-TYPES: dict[Door, StreamType] = {Door.ANY: "rtmp", Door.RTMP: "rtmp", Door.WHIP: "whip", Door.URL: "rtsp", Door.WS_MJPEG: "ws-mjpeg"}
+TYPES: dict[Door, StreamType] = {
+    Door.ANY: "rtmp",
+    Door.RTMP: "rtmp",
+    Door.SRT: "rtmp",
+    Door.WHIP: "whip",
+    Door.URL: "rtsp",
+    Door.WS_MJPEG: "ws-mjpeg",
+}
 
 
 class Stream(msgspec.Struct, rename="camel"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
@@ -85,6 +86,8 @@ class HlsService:
         self._live: dict[object, LiveRoom] = {}
         self._ended: list[LiveRoom] = []
         self._verdicts: dict[tuple[str | None, ...], tuple[float, ReadGrant]] = {}
+        self.assets: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = None
+        """Who answers for playback ids that are no live stream's: what is left of one when it is over."""
         self._generation = 0
         self._sessions = Sessions()
         self._cells = {kind: (REQUESTS.labels(kind), SENT.labels(kind)) for kind in ("multivariant", "playlist", "init", "segment", "part")}
@@ -176,6 +179,10 @@ class HlsService:
             if name.endswith(".m3u8") and (name[:-5] in VARIANTS or _LAYER.fullmatch(name)):
                 return await self._playlist(request, name[:-5])
             raise NotFound("no such HLS resource")
+        except NotFound as e:
+            if self.assets is None or "playback" not in request.match_info or e.code not in (NotFound.code, "no-such-playback-id"):
+                return _refusal(e)
+            return await self.assets(request)
         except MedianodeError as e:
             return _refusal(e)
 
@@ -223,12 +230,13 @@ class HlsService:
 
     async def _multivariant(self, request: web.Request) -> web.Response:
         grant = await self._read(request)
-        live = self._find(grant)
+        live = await self._wanted(grant)
         mode = request.query.get("mode", "")
         if mode not in ("", "ts", "fmp4"):
             raise InvalidRequest(f"mode: expected ts or fmp4, got {mode[:20]!r}")
         name = "ts" if mode == "ts" else "main"
-        variant = await self._started(live, name)
+        with self._registry.demand.keep(*live.key):  # it reads from here on, though there is nothing yet
+            variant = await self._started(live, name)
         query = f"?s={self._sessions.new()}"
         if "token" in request.query:
             query += f"&token={quote(request.query['token'], safe='')}"
@@ -247,7 +255,7 @@ class HlsService:
 
     async def _playlist(self, request: web.Request, name: str) -> web.Response:
         grant = await self._read(request)
-        live = self._find(grant)
+        live = await self._wanted(grant)
         query = request.query if request.query_string else {}
         session = query.get("s", "")
         if not self._sessions.known(session):
@@ -256,7 +264,8 @@ class HlsService:
             if session not in live.viewers:
                 self._registry.audience.check(grant)
             live.count(session, clock.now())
-        variant = await self._started(live, name)
+        with self._registry.demand.keep(*live.key):  # it reads from here on, though there is nothing yet
+            variant = await self._started(live, name)
         playlist = variant.playlist
         delta = False
         if variant.window.parts:
@@ -302,6 +311,13 @@ class HlsService:
         if live is None:
             raise NotFound(f"nobody publishes in room {grant.room}", code="no-programme")
         return live
+
+    async def _wanted(self, grant: ReadGrant) -> LiveRoom:
+        """For a playlist: a source on demand is opened, and waited for."""
+        live = self._live.get((grant.project_id, grant.room))
+        if live is None or live.ended_at:
+            await self._registry.demand.ask(grant.project_id, grant.room)
+        return self._find(grant)
 
     @staticmethod
     async def _started(live: LiveRoom, name: str) -> Variant:

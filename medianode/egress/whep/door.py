@@ -44,7 +44,7 @@ class WhepDoor:
         app, room = request.match_info["app"], request.match_info["room"]
         source = self._origin.source(request)
         grant = await self._gatekeeper.read(app, room, request.query.get("token"), bearer(request), source=source)
-        self._registry.on_air(grant.project_id, grant.room)
+        await self._registry.wanted(grant.project_id, grant.room)
         offer = await self._signalling.read_offer(request)
         agent = request.headers.get("User-Agent", "")[:AGENT_LENGTH]
         joined = await self._join(offer, grant, source=source, agent=agent)

@@ -1,22 +1,32 @@
-"""BaxCloud's `live.*` (the ingress document) and the nine events of BaxStream's jobs, in the one envelope that its middleware parses
-(contracts 1.1): `{event, eventId, timestamp, projectId, metadata, data}`.
+"""BaxCloud's `live.*` (the ingress document), its `recording.started/stopped/available` and the nine events of BaxStream's jobs, in the one
+envelope that its middleware parses (contracts 1.1): `{event, eventId, timestamp, projectId, metadata, data}`.
+
+A recording that is over is `recording.stopped`, and `recording.available` where there is something to play. What it has no word for
+(uploads, retention, disks, pulls) comes in the same envelope under our own names. `metadata` are a recording's labels.
 
 `live.*` tell of ingresses only. A loss within the hold window is `live.updated` (BUFFERING, with its reason), not an end. The jobs' data
-comes as the file pipeline makes it; it emits them from issue 5 on.
+comes as the file pipeline makes it.
 """
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import msgspec
 
 from medianode import clock
-from medianode.webhooks.facts import JOB, TEST, Fact
+from medianode.webhooks.facts import DISK, JOB, PULL, TEST, Fact
 from medianode.webhooks.subject import Subject
 
 LIVE = ("live.started", "live.updated", "live.ended", "live.failed")
-NAMES = (*LIVE, *JOB)
+RECORDING = (
+    *("recording.started", "recording.stopped", "recording.available"),
+    *("recording.trouble", "recording.deleted", "recording.uploaded", "recording.upload-failed"),
+)
+NAMES = (*LIVE, *RECORDING, *DISK, *PULL, *JOB)
+_RECORDED = {"recording.finished": ("recording.stopped", "recording.available"), "recording.failed": ("recording.stopped",)}
+_STATUS = {"recording": "RECORDING", "finished": "COMPLETE", "failed": "FAILED"}
 _INPUTS = {"rtmp": "RTMP", "whip": "WHIP", "any": "RTMP", "url": "URL", "ws-mjpeg": "WS_MJPEG"}
 
 
@@ -25,6 +35,16 @@ def messages(fact: Fact, subject: Subject, profile: str) -> list[tuple[str, byte
         return [_enveloped(fact.type, fact, fact.data, fact.data.get("metadata"))]
     if fact.type == TEST:
         return [_enveloped(TEST, fact, fact.data)]
+    family = fact.type.partition(".")[0]
+    if family == "recording":
+        names = _RECORDED.get(fact.type, (fact.type,))
+        data, labels = _recording(fact, subject), dict(fact.data.get("labels") or {}) or None
+        return [_enveloped(name, fact, data, labels, number) for number, name in enumerate(names)]
+    if family == "disk":
+        return [_enveloped(fact.type, fact, dict(fact.data))]
+    if family == "pull":
+        why = {"errorCode": fact.data.get("code", ""), "errorMessage": fact.data.get("message", "")}
+        return [_enveloped(fact.type, fact, {**_ingress(fact, subject), **(why if fact.type == "pull.failed" else {})})]
     told = _live(fact)
     if told is None:
         return []
@@ -61,10 +81,35 @@ def _ingress(fact: Fact, subject: Subject) -> dict[str, Any]:
     }
 
 
-def _enveloped(name: str, fact: Fact, data: Any, metadata: Any = None) -> tuple[str, bytes]:
+def _recording(fact: Fact, subject: Subject) -> dict[str, Any]:
+    data, where = fact.data, f"{subject.base}/vod/{subject.project.slug}/{fact.data['recordingId']}"
+    told: dict[str, Any] = {
+        "recordingId": data["recordingId"],
+        "ingressId": data["ingressId"],
+        "roomName": data["room"],
+        "participantIdentity": data["identity"],
+        "status": _STATUS.get(data["state"], "RECORDING"),
+        "title": data["title"],
+        "startedAt": data["startedAt"],
+        "endedAt": data["endedAt"],
+        "durationSec": round(float(data["duration"]), 3),
+        "sizeBytes": data["bytes"],
+    }
+    if fact.type in ("recording.started", "recording.finished"):
+        told |= {"url": f"{where}/index.m3u8", "downloadUrl": f"{where}/download.mp4"}
+    if fact.type == "recording.uploaded":
+        told["url"] = data.get("url", "")
+    if fact.type == "recording.deleted":
+        told |= {"deletedSec": data.get("seconds", 0.0), "whole": data.get("whole", True)}
+    if fact.type in ("recording.failed", "recording.trouble", "recording.upload-failed"):
+        told |= {"errorCode": data["code"], "errorMessage": data["message"]}
+    return told
+
+
+def _enveloped(name: str, fact: Fact, data: Any, metadata: Any = None, number: int = 0) -> tuple[str, bytes]:
     body = {
         "event": name,
-        "eventId": fact.id,
+        "eventId": str(uuid.uuid5(uuid.UUID(fact.id), f"{name}/{number}")) if number else fact.id,
         "timestamp": clock.iso(fact.at),
         "projectId": fact.project_id,
         "metadata": metadata,

@@ -3,7 +3,8 @@
 Profile `seed` is that document to the letter: keys, their order, nulls. Profile `2026` is what the vendor sends today (contracts 3.1):
 `workspace`, no nulls, a `status`, the stream as its API shows it, other names for simulcast and assets, `preparing` after `connected`.
 
-A failed session is `idle`: there is no other word. `recording` and `asset.created` (the recorder's) are emitted by nobody before issue 5.
+A failed session is `idle`: there is no other word. `asset.created` shows the live stream and, behind its keys, the `asset`; in profile
+`2026` it is `video.media.created` and `video.media.ready`, with the media as the API shows it. There is no word for disks and pulls.
 A target's stream key is shown by its last four characters, in profile `2026`; the seed's payloads show no targets.
 """
 
@@ -36,7 +37,8 @@ _STREAM = {
 }
 _PREPARING = {"ingress.connected": ("connected", "preparing")}
 _TARGET = ("created", "starting", "broadcasting", "deleted")
-_ASSET = {"seed": "video.asset.created", "2026": "video.media.created"}
+_ASSET = {"seed": ("video.asset.created",), "2026": ("video.media.created", "video.media.ready")}
+_ASSET_DELETED = {"2026": "video.media.deleted"}
 _STATUS = {
     "ingress.connected": "preparing",
     "ingress.recording": "preparing",
@@ -56,22 +58,28 @@ def names(profile: str) -> tuple[str, ...]:
         words.insert(2, "preparing")
     simulcast = ("simulcast", *_TARGET) if profile == "seed" else ("simulcast_target", *_TARGET[:3], "updated", _TARGET[3])
     targets = [f"video.live_stream.{simulcast[0]}.{word}" for word in simulcast[1:]]
-    return (*(f"video.live_stream.{word}" for word in words), _ASSET[profile], *targets)
+    assets = (*_ASSET[profile], *(name for of, name in _ASSET_DELETED.items() if of == profile))
+    return (*(f"video.live_stream.{word}" for word in words), *assets, *targets)
 
 
 def messages(fact: Fact, subject: Subject, profile: str) -> list[tuple[str, bytes]]:
     if fact.type == TEST:
         return [_enveloped(TEST, "webhook", str(fact.data.get("endpointId", "")), fact, subject, dict(fact.data), profile, 0)]
+    if fact.type == "recording.deleted":
+        return _deleted(fact, subject, profile)
     row, stream = subject.ingress, subject.live_stream
     if row is None or stream is None:
         return []
+    if fact.type == "asset.created" and profile == "2026":
+        media_id, media = str(fact.data["mediaId"]), _media(fact, subject)
+        return [_enveloped(name, "media", media_id, fact, subject, media, profile, number) for number, name in enumerate(_ASSET[profile])]
     data = _seed_stream(fact, row, stream, subject) if profile == "seed" else _stream(fact, row, stream, subject)
     return [_enveloped(name, "live", row.id, fact, subject, data, profile, number) for number, name in enumerate(_names_of(fact, profile))]
 
 
 def _names_of(fact: Fact, profile: str) -> list[str]:
     if fact.type == "asset.created":
-        return [_ASSET[profile]]
+        return list(_ASSET[profile])
     family, _, word = fact.type.partition(".")
     if family == "target":
         name = f"video.live_stream.{'simulcast' if profile == 'seed' else 'simulcast_target'}.{word}"
@@ -92,7 +100,44 @@ def _playback(subject: Subject) -> list[dict[str, str]]:
     return [{"id": playback.id, "accessPolicy": playback.access_policy} for playback in subject.playback_ids]
 
 
+def _deleted(fact: Fact, subject: Subject, profile: str) -> list[tuple[str, bytes]]:
+    """Of an asset, and all of it."""
+    name, recording = _ASSET_DELETED.get(profile), subject.recording
+    if name is None or recording is None or recording.media_id is None or not fact.data.get("whole", True):
+        return []
+    data = {"id": recording.media_id, "streamId": recording.ingress_id, "workspaceId": subject.project.id}
+    return [_enveloped(name, "media", recording.media_id, fact, subject, data, profile, 0)]
+
+
+def _asset(fact: Fact, subject: Subject) -> dict[str, Any]:
+    data = fact.data
+    url = f"{subject.base}{data['path']}"
+    playback = [{"id": data["playbackId"], "accessPolicy": data["accessPolicy"]}]
+    return {"id": data["mediaId"], "status": "ready", "duration": data["duration"], "playbackId": playback, "url": url}
+
+
+def _media(fact: Fact, subject: Subject) -> dict[str, Any]:
+    """As `/v1/on-demand` shows it."""
+    data, recording = fact.data, subject.recording
+    where = f"{subject.base}/vod/{subject.project.slug}/{data['recordingId']}"
+    began = fact.at if recording is None else recording.started_at
+    return {
+        "thumbnail": f"{where}/poster.jpg",
+        "id": data["mediaId"],
+        "workspaceId": subject.project.id,
+        "streamId": data["ingressId"],
+        "metadata": {} if recording is None else dict(recording.labels),
+        "title": "" if recording is None else recording.title,
+        "status": "Ready",
+        "playbackIds": [{"id": data["playbackId"], "accessPolicy": data["accessPolicy"], "url": f"{subject.base}{data['path']}"}],
+        "duration": data["duration"],
+        "createdAt": clock.iso(began, 6),
+        "updatedAt": clock.iso(fact.at, 6),
+    }
+
+
 def _seed_stream(fact: Fact, row: Ingress, stream: LiveStream, subject: Subject) -> dict[str, Any]:
+    asset = {"asset": _asset(fact, subject)} if fact.type == "asset.created" else {}
     return {
         "test": stream.test,
         "streamId": row.id,
@@ -105,6 +150,7 @@ def _seed_stream(fact: Fact, row: Ingress, stream: LiveStream, subject: Subject)
         "latencyMode": stream.latency_mode,
         "maxDuration": round(stream.max_duration),
         "playbackId": _playback(subject),
+        **asset,
     }
 
 

@@ -3,6 +3,9 @@
 `data` is flat. One fact is often several events, each with an `id` of its own; repetitions of an event have the same one. `streamId` is the
 ingress's id, or `room/identity` of who publishes without one. A loss within the hold window only unpublishes the tracks: the participant
 stays, and so do stream and ingress.
+
+A recording that is over is `recording_stopped`, and `vod_ready` where there is something to play. For what it has no word for (disks,
+pulls) our own names are written as it would write them.
 """
 
 from __future__ import annotations
@@ -29,9 +32,22 @@ NAMES = (
     "stream_ended",
     "hls_started",
     "hls_stopped",
+    "recording_started",
+    "recording_stopped",
+    "vod_ready",
+    "recording_failed",
+    "recording_trouble",
+    "recording_deleted",
+    "recording_uploaded",
+    "recording_upload_failed",
+    "ingress_pull_connected",
+    "ingress_pull_failed",
+    "disk_low",
+    "disk_full",
+    "disk_recovered",
 )
 TEST_NAME = "webhook_test"
-_TYPES = {"rtmp": "rtmp", "whip": "whip", "url": "rtsp", "ws-mjpeg": "ws-mjpeg", "any": "rtmp"}
+_TYPES = {"rtmp": "rtmp", "srt": "rtmp", "whip": "whip", "url": "rtsp", "ws-mjpeg": "ws-mjpeg", "any": "rtmp"}
 
 Told = tuple[str, dict[str, Any]]
 
@@ -45,6 +61,14 @@ def messages(fact: Fact, subject: Subject, profile: str) -> list[tuple[str, byte
         told = _room(word, app, fact.data)
     elif family in ("ingress", "publisher"):
         told = _session(word, fact.data)
+    elif family == "recording":
+        told = _recording(word, app, subject.base, fact.data)
+    elif family == "pull":
+        through = {"room": fact.data["room"], "participant": fact.data["identity"], "ingress": fact.data["ingressId"]}
+        why = {"reason": fact.data.get("code", ""), "error": fact.data.get("message", "")} if word == "failed" else {}
+        told = [(f"ingress_pull_{word}", {**through, **why})]
+    elif family == "disk":
+        told = [(f"disk_{word}", dict(fact.data))]
     else:
         return []
     return [_enveloped(name, app, fact, data, number) for number, (name, data) in enumerate(told)]
@@ -85,6 +109,27 @@ def _session(word: str, data: Any) -> list[Told]:
         left = ("participant_left", {**through, **why})
         return [*seen, left, ("ingress_ended", {**through, **why})] if ingress else [*seen, left]
     return []
+
+
+def _recording(word: str, app: str, base: str, data: Any) -> list[Told]:
+    vod, where = data["recordingId"], f"{base}/vod/{app}/{data['recordingId']}"
+    stream = f"{data['room']}/{data['identity']}" if data["identity"] else data["room"]
+    about: dict[str, Any] = {"room": data["room"], "streamId": stream, "vodId": vod, "egressId": vod, "title": data["title"]}
+    why = {"reason": data["code"], "error": data["message"]}
+    over = {**about, "durationSec": data["duration"], "size": data["bytes"]}
+    playable = {"playUrl": f"{where}/index.m3u8", "url": f"{where}/download.mp4", "thumbnailUrl": f"{where}/poster.jpg"}
+    match word:
+        case "started":
+            return [("recording_started", {**about, "playUrl": playable["playUrl"]})]
+        case "finished":
+            return [("recording_stopped", over), ("vod_ready", {**over, **playable})]
+        case "failed":
+            return [("recording_stopped", over), ("recording_failed", {**over, **why})]
+        case "deleted":
+            return [("recording_deleted", {**about, "deletedSec": data.get("seconds", 0.0), "whole": data.get("whole", True)})]
+        case "uploaded":
+            return [("recording_uploaded", {**over, "url": data.get("url", "")})]
+    return [(f"recording_{word.replace('-', '_')}", {**about, **why})]
 
 
 def _enveloped(name: str, app: str, fact: Fact, data: dict[str, Any], number: int) -> tuple[str, bytes]:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -15,19 +16,29 @@ from yarl import URL
 from medianode import clock, tasks
 from medianode.api import Api, Ports
 from medianode.api.audit import AuditApi
+from medianode.api.clips import ClipsApi
 from medianode.api.deliveries import DeliveriesApi
 from medianode.api.events import EventsApi
+from medianode.api.fallbacks import FallbacksApi
 from medianode.api.fastpix import FastPix
 from medianode.api.links import LinksApi
 from medianode.api.live import Live
+from medianode.api.pulls import PullsApi
+from medianode.api.recordings import Desk, RecordingsApi
+from medianode.api.streamhub import Vods
 from medianode.api.targets import TargetsApi
+from medianode.api.uploads import UploadsApi
 from medianode.api.webhooks import WebhooksApi
-from medianode.auth import Door, FailedLogins
+from medianode.auth import Door, FailedLogins, PublishGrant
 from medianode.config import Config
+from medianode.control.assets import Assets
 from medianode.control.audit import AuditLog
 from medianode.control.broadcasts import Broadcasts
+from medianode.control.catalogue import Catalogue
+from medianode.control.clips import Clips
 from medianode.control.deliveries import Deliveries
 from medianode.control.evictions import Evictions
+from medianode.control.fallbacks import Fallbacks
 from medianode.control.feed import EventFeed
 from medianode.control.gatekeeper import HouseGatekeeper
 from medianode.control.ingresses import Ingresses
@@ -36,22 +47,33 @@ from medianode.control.lifecycle import IngressLives
 from medianode.control.links import Links
 from medianode.control.live_streams import LiveStreams
 from medianode.control.projects import Projects
+from medianode.control.pulls import Pulls
+from medianode.control.recording_ledger import RecordingLedger
+from medianode.control.recording_places import RecordingPlaces
+from medianode.control.recordings import Recordings
+from medianode.control.retention import Retention
 from medianode.control.room_options import RoomOptions
 from medianode.control.signing_keys import SigningKeys
+from medianode.control.sources import Sources
 from medianode.control.targets import Targets
+from medianode.control.uploads import Uploads
 from medianode.control.webhooks import Webhooks
 from medianode.egress.push.service import PushService
+from medianode.egress.recorder.order import Order
 from medianode.errors import MedianodeError, PeerGone
-from medianode.events import Bus, IngressDeleted, IngressFinished
+from medianode.events import Bus, IngressDeleted, IngressFinished, RecordingEnded, RecordingFileChanged, RecordingStarted
 from medianode.media.packet import Packet
+from medianode.media.parts import Part, pack
 from medianode.media.track import Codec, Track
 from medianode.origin import Origin
 from medianode.outbound import Outbound
 from medianode.routing.publication import Publication
 from medianode.routing.registry import Registry
 from medianode.routing.room import Room
-from medianode.store.database import Database, open_database
+from medianode.store.database import Database, Transaction, open_database
 from medianode.store.endpoints import WebhookEndpoint
+from medianode.store.objects import Objects
+from medianode.store.recordings import Recording
 from medianode.webhooks.sender import Answer as Sent
 
 
@@ -83,6 +105,38 @@ async def no_names(host: str, port: int) -> list[str]:
     return ["93.184.216.34"]
 
 
+class Tape:
+    """Stands in for the recorder: tells on the bus what a recording of ten seconds would, and `events` what it was asked for."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self.active: dict[str, Any] = {}
+        self.events: list[tuple[str, Order | str]] = []
+
+    def begins(self, grant: PublishGrant) -> bool:
+        return False
+
+    def live(self, recording_id: str) -> None:
+        return None
+
+    def start(self, order: Order, preroll: float = 0.0) -> None:
+        self.events.append(("start", order))
+        self.active[order.recording_id] = SimpleNamespace(order=order, ending=False)
+        about = (order.recording_id, order.project_id, order.room, order.identity, order.ingress_id)
+        labels = tuple(order.labels.items())
+        self._bus.publish(RecordingStarted(*about, order.reason, str(order.directory), clock.wallclock(), order.title, labels))
+
+    async def stop(self, recording_id: str) -> None:
+        self.events.append(("stop", recording_id))
+        order = self.active.pop(recording_id).order
+        about = (order.recording_id, order.project_id, order.room, order.identity, order.ingress_id)
+        tracks = (("video", "h264", 1280, 720, 0, 0),)
+        part = pack([Part(1000, 2000, 0, 10_000_000, True)])
+        now = clock.wallclock()
+        self._bus.publish(RecordingFileChanged(*about, 1, "000001.mp4", True, now, 0, 10_000_000, 3000, 1000, tracks, "", part))
+        self._bus.publish(RecordingEnded(*about, now + 10, 10_000_000, 3000))
+
+
 @dataclass
 class House:
     """The API over real use cases, a real database and real rooms, behind a real HTTP server; `kicked` is what doors were told."""
@@ -102,7 +156,7 @@ class House:
         self.lives = IngressLives(self.db, self.bus)
         failed = FailedLogins(self.config.limits.failed_logins_per_minute)
         self.gate = HouseGatekeeper(
-            self.projects, self.keys, self.ingresses, self.broadcasts, self.links, failed, hold=self.config.ingress.hold
+            self.projects, self.keys, self.ingresses, self.broadcasts, self.links, failed, self.db, hold=self.config.ingress.hold
         )
         self.ingresses.settle = self.lives.write
         self.bus.subscribe(IngressDeleted, self._deleted)  # as the daemon wires it
@@ -117,7 +171,13 @@ class House:
         signing_keys = SigningKeys(self.db, self.bus, per_project=self.config.limits.signing_keys)
         targets = Targets(self.db, self.bus, self.config.limits, Outbound(("127.0.0.0/8",), no_names))
         live, ports = Live(self.registry, self.lives), Ports(rtmp=1935)
-        fastpix = FastPix(self.projects, self.streams, signing_keys, live, origin, ports, targets)
+        self.options = RoomOptions(self.db, self.bus)
+        self._record()
+        recorded = (self.assets, self.recordings)
+        fastpix = FastPix(self.projects, self.streams, signing_keys, live, origin, ports, targets, *recorded)
+        desk = Desk(self.projects, origin, ports)
+        limits, sources = self.config.limits, Sources(self.ingresses, Outbound(("127.0.0.0/8",), no_names))
+        pulls = Pulls(self.db, self.bus, self.registry, self.gate.pull, "", self.config.pull, limits.pulls)
         more = [
             *WebhooksApi(self.projects, webhooks).routes,
             *DeliveriesApi(self.projects, deliveries).routes,
@@ -125,21 +185,56 @@ class House:
             *fastpix.routes,
             *TargetsApi(self.projects, targets, PushService(self.db, self.bus, self.registry, self.config.limits, {})).routes,
             *LinksApi(self.projects, self.links, origin, ports).routes,
+            *FallbacksApi(self.projects, Fallbacks(self.db, self.bus, self.registry, limits), self.registry, limits).routes,
+            *PullsApi(self.projects, self.ingresses, sources, pulls).routes,
             *AuditApi(AuditLog(self.db), self.projects).routes,
+            *RecordingsApi(desk, self.recordings, Catalogue(self.db)).routes,
+            *ClipsApi(desk, self.clips).routes,
+            *UploadsApi(desk, Uploads(self.db, self.bus, Objects(Outbound(), requests=1), "node", bound=1)).routes,
+            *Vods(self.projects, self.ingresses, self.recordings, desk).routes,
         ]
         who = (self.config, origin, self.gate, self.registry, self.projects, self.keys, self.ingresses, self.lives)
-        self.options = RoomOptions(self.db, self.bus)
-        self.api = Api(*who, AuditLog(self.db), ports, options=self.options, more=more)
+        self.api = Api(*who, AuditLog(self.db), ports, options=self.options, more=more, sources=sources)
         self.app = web.Application(middlewares=[self.api.middleware])
         self.app.add_routes(self.api.routes())
         self.client: TestClient[Any, Any] | None = None
         self.admin = self.live = ""
+
+    def _record(self) -> None:
+        """As UseCases wires it, with a stand-in for the recorder."""
+        self.tape = Tape(self.bus)
+        self.places = RecordingPlaces(self.config, self.db, self.bus)
+        where = (self.db, self.bus, self.registry, self.options, self.lives, self.places)
+        self.recordings = Recordings(*where, node_id="node", bound=10)
+        self.recordings.recorder = self.tape
+        self.recordings.discard = Retention(self.db, self.bus, self.config.recording, self.places, "node").delete
+        self.assets = Assets(self.db)
+        self.clips = Clips(self.db, self.recordings, self.places, node_id="node", preroll=10.0, longest=3600.0)
+        self.ledger = RecordingLedger(self.db, self.bus, "node", 100, self.lives.write)
+        self.ledger.on_end = self._recorded
+        self.recordings.settle = self.ledger.write
+
+    async def _recorded(self, tx: Transaction, recording: Recording) -> None:
+        await self.recordings.on_end(tx, recording)
+        await self.assets.on_end(tx, recording)
 
     def _deleted(self, event: IngressDeleted) -> None:
         self.registry.kick_ingress(event.ingress_id, PeerGone("the ingress was deleted", code="ingress-deleted"))
 
     def _finished(self, event: IngressFinished) -> None:
         self.registry.kick_ingress(event.ingress_id, PeerGone("the live stream was finished", code="finished"))
+
+    async def asset(self, policy: str = "public") -> str:
+        """A live stream that was on air for ten seconds: the media id of its recording."""
+        made = (await self.ask("POST", "/v1/live/streams", {"playbackSettings": {"accessPolicy": policy}})).data
+        room, publication = await self.publish(made["streamKey"])
+        order = self.places.for_grant(publication.grant)
+        self.tape.start(order)
+        room.end(publication, "closed", final=True)
+        await self.tape.stop(order.recording_id)
+        await self.ledger.write()
+        media: str = (await self.ask("GET", f"/v1/live/streams/{made['streamId']}")).data["mediaIds"][0]
+        return media
 
     async def key(self, *permissions: str, project: str | None = None) -> str:
         return (await self.keys.create("test", permissions, project)).secret
@@ -195,7 +290,7 @@ async def make_house(tmp_path: Path, bugs: list[BaseException]) -> AsyncIterator
 
         async def make(config: Config | None = None, database_url: str = "") -> House:
             db = await closing.enter_async_context(open_database(database_url, tmp_path, environ={}))
-            house = House(db, config or Config(public_url="https://media.example.com"))
+            house = House(db, config or Config(public_url="https://media.example.com", data_dir=str(tmp_path)))
             await house.projects.create("live")
             await house.projects.create("other")
             house.admin = await house.key("admin")

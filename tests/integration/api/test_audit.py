@@ -57,6 +57,26 @@ async def ingresses_and_sessions(walk: Walk) -> None:
     await walk("DELETE /api/v1/apps/{app}/rooms/{room}/targets/{target}", room="b", target=target)
 
 
+async def recordings(walk: Walk) -> None:
+    bax = await walk.house.ask("POST", "/v1/ingress", {"inputType": "RTMP_INPUT", "roomName": "r", "participantIdentity": "ada"})
+    await walk("PATCH /v1/ingress/{id}", {"record": True}, id=bax.body["ingressId"])
+    ingress = (await walk.house.ask("POST", "/api/v1/apps/live/ingress", {"inputType": "rtmp", "room": "s"})).data
+    await walk("PATCH /api/v1/apps/{app}/ingress/{id}", {"record": True}, id=ingress["ingressId"])
+    await walk.house.publish(ingress["streamKey"])
+    one = "/api/v1/projects/{project}/recordings/{recording}"
+    made = (await walk("POST /api/v1/projects/{project}/recordings", {"room": "s"}))["id"]
+    await walk(f"POST {one}/stop", recording=made)
+    await walk(f"PATCH {one}", {"title": "t"}, recording=made)
+    await walk(f"DELETE {one}", recording=made)
+    vod = (await walk("POST /api/v1/apps/{app}/recording/start", {"roomName": "s"}))["vodId"]
+    await walk("POST /api/v1/apps/{app}/recording/{id}/stop", id=vod)
+    await walk("DELETE /api/v1/apps/{app}/vods/{id}", id=vod)
+    await walk("POST /api/v1/projects/{project}/rooms/{room}/clips", {"before": 0, "after": 1}, room="s")
+    for change in ("PATCH", "DELETE"):
+        media = await walk.house.asset()
+        await walk(f"{change} /v1/on-demand/{{media}}", {"metadata": {"a": "b"}} if change == "PATCH" else None, media=media)
+
+
 async def live_streams(walk: Walk) -> None:
     one = "/v1/live/streams/{id}"
     made = await walk("POST /v1/live/streams", {})
@@ -111,7 +131,7 @@ async def keys_links_and_projects(walk: Walk) -> None:
 async def test_every_operation_that_changes_something_is_in_the_audit_log(house: Any) -> None:
     made = await house.keys.create("who", ["admin"])
     walk = Walk(house, made.secret, made.key.id)
-    for part in (ingresses_and_sessions, live_streams, webhooks, keys_links_and_projects):
+    for part in (ingresses_and_sessions, recordings, live_streams, webhooks, keys_links_and_projects):
         await part(walk)
     paths = (await house.ask("GET", "/openapi.json", key="")).body["paths"]
     changing = {

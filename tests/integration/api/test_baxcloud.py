@@ -43,6 +43,7 @@ async def test_create_and_get_are_the_bare_object(house: Any, prefix: str) -> No
         "enableTranscoding": True,
         "bypassTranscoding": False,
         "takeover": "reject",
+        "record": False,
         "errorMessage": None,
         "startedAt": None,
         "endedAt": None,
@@ -146,8 +147,8 @@ async def test_duplicate_identity_in_a_room_is_409(house: Any) -> None:
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ({}, ["inputType: expected one of RTMP_INPUT, WHIP_INPUT, got nothing", "roomName: ", "participantIdentity: "]),
-        ({**CREATE, "inputType": "SRT"}, ["inputType: expected one of RTMP_INPUT, WHIP_INPUT, got 'SRT'"]),
+        ({}, ["inputType: expected one of RTMP_INPUT, URL_INPUT, WHIP_INPUT, got nothing", "roomName: ", "participantIdentity: "]),
+        ({**CREATE, "inputType": "SRT"}, ["inputType: expected one of RTMP_INPUT, URL_INPUT, WHIP_INPUT, got 'SRT'"]),
         ({**CREATE, "roomName": "../etc"}, ["roomName: expected at most 120 of A-Z a-z 0-9 . _ -, got '../etc'"]),
         ({**CREATE, "roomName": "a..b"}, ["room: expected"]),
         ({**CREATE, "roomName": "r" * 121}, ["roomName: ", "got 121 characters"]),

@@ -57,6 +57,8 @@ async def test_the_stream_object(house: Any, stream: Any) -> None:
         "rtmpUrl": "rtmp://media.example.com:1935/live",
         "rtmpsUrl": "rtmps://media.example.com:1935/live",
         "whipUrl": f"https://media.example.com/whip/live/live-{stream_id}",
+        "srtUrl": None,
+        "dvrUrl": None,
     }
 
 

@@ -126,10 +126,18 @@ async def test_what_is_served_fits_what_is_described(house: Any) -> None:
     push = (await house.ask("POST", "/api/v1/apps/live/rooms/demo/targets", simulcast)).data["id"]
     signing_key = (await house.ask("POST", "/v1/iam/signing-keys")).data
     link = (await house.ask("POST", "/api/v1/apps/live/view-links", {"room": "demo"})).data["id"]
+    camera_url = {"inputType": "url", "room": "gate", "url": "rtsp://127.0.0.1/cam"}
+    source = (await house.ask("POST", "/api/v1/apps/live/ingress", camera_url)).data["ingressId"]
+    await house.ask("PUT", "/api/v1/apps/live/rooms/demo/fallback", {})
+    media = await house.asset()
+    played = (await house.ask("GET", f"/v1/on-demand/{media}")).data["playbackIds"][0]["id"]
+    recording = (await house.ask("POST", "/api/v1/projects/live/recordings", {"room": "demo", "identity": "ingress-live"})).data["id"]
     ids = {
         "app": "live",
         "room": "demo",
         "project": "live",
+        "media": media,
+        "recording": recording,
         "link": link,
         "key": key_id,
         "stream": "live-demo%2Fingress-live",
@@ -150,7 +158,10 @@ async def test_what_is_served_fits_what_is_described(house: Any) -> None:
         for path in (route.path, *route.aliases):
             item_id = camera["id"] if "ws-ingest" in path else ingress["ingressId"]
             item_id = live["streamId"] if "live/streams" in path else hook if "webhooks" in path else item_id
+            item_id = source if "/pulls/" in path else item_id
+            item_id = recording if "/vods" in path or "/recording/" in path else item_id
             named = {**ids, "key": signing_key["id"]} if "signing-keys" in path else {**ids, "target": push} if "rooms" in path else ids
+            named = {**named, "playback": played} if "on-demand" in path else named
             url = template(path).format(id=item_id, **named)
             url += (
                 "?limit=10" if route.streams else f"?endpoint={hook}" if route.method == "DELETE" and path.endswith("/deliveries") else ""
@@ -172,7 +183,12 @@ async def test_what_is_served_fits_what_is_described(house: Any) -> None:
         "DELETE /api/v1/apps/{app}/ingress/{id}",  # BaxCloud's deleted it
         "DELETE /api/v1/projects/{project}",  # lacks its confirmation
         "PUT /v1/live/streams/{id}/finish",  # nobody publishes
+        "POST /api/v1/apps/{app}/recording/start",  # our own dialect has started one,
+        "POST /api/v1/apps/{app}/recording/{id}/stop",  # stopped
+        "DELETE /api/v1/apps/{app}/vods/{id}",  # and deleted it
         "DELETE /api/v1/viewers/{viewer}",  # there is none
+        "POST /api/v1/projects/{project}/recordings/{recording}/upload",  # there is no bucket
+        "PUT /api/v1/apps/{app}/rooms/{room}/fallback/slate",  # takes a file
         "POST /api/v1/apps/{app}/tokens/revoke",  # the example's token is signed by nobody
     }
 

@@ -126,6 +126,7 @@ async def test_rooms_list_what_is_on_air(house: Any) -> None:
             "held": False,
             "liveSince": rooms[0]["liveSince"],
             "programme": "live-demo/obs",
+            "showing": "publisher",
             "sessions": ["live-demo/obs"],
             "viewers": {"hls": 1},
             "playUrl": "https://media.example.com/play/live/live-demo",

@@ -12,6 +12,7 @@ from medianode.auth import Door
 from medianode.config import Config, Rtc, WsJpeg
 
 APP = "/api/v1/apps/live"
+PRIVATE = "url: 10.0.0.9: a private or special address, and not in the node's outbound.allow"
 BASE = "https://media.example.com"
 
 
@@ -155,6 +156,7 @@ async def test_ingress_create_is_the_seeds_shape_and_more(house: Any) -> None:
         "room": "live-demo",
         "createdAt": row["createdAt"],
         "error": None,
+        "record": False,
     }
 
 
@@ -213,7 +215,7 @@ async def test_ingress_password(house: Any) -> None:
     ("body", "status", "said"),
     [
         ({"inputType": "whip", "requirePassword": True}, 400, None),
-        ({"inputType": "url", "url": "rtsp://cam/1"}, 501, "inputType url is not enabled on this node; use rtmp"),
+        ({"inputType": "url", "url": "rtsp://u:pw@10.0.0.9/1"}, 400, [PRIVATE]),
         ({"inputType": "url"}, 400, ["url: expected an address with inputType url, got nothing"]),
         ({"inputType": "srt"}, 400, ["inputType: expected one of rtmp, url, whip, got 'srt'"]),
         ({}, 400, ["inputType: expected one of rtmp, url, whip, got nothing"]),

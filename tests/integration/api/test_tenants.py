@@ -38,6 +38,8 @@ async def belongings(house: Any) -> dict[str, str]:
         "view-links": (await made("/api/v1/apps/live/view-links", {"room": "demo"}))["id"],
         "delivery": str((await house.ask("GET", "/api/v1/apps/live/deliveries")).data[0]["id"]),
         "session": "live-demo/ingress-live",
+        "recording": (await made("/api/v1/projects/live/recordings", {"room": "demo"}))["id"],
+        "media": await house.asset(),
     }
 
 
@@ -56,8 +58,11 @@ def url_of(route: AnyRoute, app: str, have: dict[str, str]) -> str:
         "playback": have["playback"],
         "delivery": have["delivery"],
         "link": have["view-links"],
+        "recording": have["recording"],
+        "media": have["media"],
         **{name: next((i for kind, i in own.items() if kind in parts), "none") for name in ("id", "key", "target")},
         **({"id": have["streams"]} if "live" in parts else {}),
+        **({"id": have["recording"]} if {"vods", "recording"} & set(parts) else {}),
     }
     query = {"playback-ids": f"?playbackId={have['playback']}", "deliveries": f"?endpoint={have['webhooks']}"}
     query |= {"{project}": f"?confirm={app}"}

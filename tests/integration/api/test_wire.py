@@ -60,7 +60,7 @@ async def test_a_guesser_is_slowed(make_house: Any) -> None:
         ("GET", "/v1/nothing", BAX),
         ("GET", "/v1", BAX),
         ("GET", "/ingress/a/b", BAX),
-        ("PUT", "/v1/on-demand", BAX),
+        ("PUT", "/v1/nothing", BAX),
         ("GET", "/api/v1/nothing", HUB),
         ("GET", "/api/v1/apps/live", HUB),
         ("GET", "/api/v1/apps//ingress", HUB),
@@ -90,7 +90,7 @@ async def test_paths_that_only_look_like_ours_are_left_alone(house: Any) -> None
     ("method", "path", "allow", "keys"),
     [
         ("PUT", "/v1/ingress", {"GET", "HEAD", "POST"}, BAX),
-        ("POST", "/v1/ingress/IN_1", {"DELETE", "GET", "HEAD"}, BAX),
+        ("POST", "/v1/ingress/IN_1", {"DELETE", "GET", "HEAD", "PATCH"}, BAX),
         ("GET", "/api/v1/apps/live/tokens", {"POST"}, HUB),
         ("PATCH", "/api/v1/keys", {"GET", "HEAD", "POST"}, HUB),
     ],

@@ -196,6 +196,7 @@ async def make_rig(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Rig]
             app.add_routes(service.routes())
             client: TestClient[web.Request, web.Application] = TestClient(TestServer(app))
             await stack.enter_async_context(client)
+            before = len(registry.bus._subscribers)
             task = asyncio.get_running_loop().create_task(service.serve())
 
             async def stop() -> None:
@@ -203,7 +204,7 @@ async def make_rig(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Rig]
                 await asyncio.wait([task])
 
             stack.push_async_callback(stop)
-            while not registry.bus._subscribers:
+            while len(registry.bus._subscribers) == before:
                 await asyncio.sleep(0.01)
             return Rig(config, registry, service, client, keeper)
 

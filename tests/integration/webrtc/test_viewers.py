@@ -46,7 +46,7 @@ async def test_a_rooms_playout_delay_is_kept_over_a_restart(tmp_path: Path) -> N
     async with calling(tmp_path) as line:
         headers = line.node.admin
         async with line.http.get(f"{line.node.http}{path}", headers=headers) as response:
-            assert (await response.json())["data"] == {"playoutDelay": None}
+            assert (await response.json())["data"] == {"playoutDelay": None, "record": False}
         async with line.http.put(f"{line.node.http}{path}", headers=headers, json={"playoutDelay": 11}) as response:
             assert response.status == 400
         async with line.http.put(f"{line.node.http}{path}", headers=headers, json={"playoutDelai": 1}) as response:

@@ -17,6 +17,8 @@ def test_rtmps_shares_the_port_unless_it_has_its_own() -> None:
     assert Urls("https://m", "m", Ports(1935)).rtmps == "rtmps://m:1935/live"
     assert Urls("https://m", "m", Ports(1935, 443)).rtmps == "rtmps://m:443/live"
     assert Urls("https://m", "m", Ports(1935, 443)).rtmp == "rtmp://m:1935/live"
+    assert Urls("https://m", "m", Ports(1935)).srt is None
+    assert Urls("https://m", "m", Ports(1935, srt=8890)).srt == "srt://m:8890"
 
 
 def test_pages_and_media() -> None:

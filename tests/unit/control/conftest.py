@@ -41,7 +41,7 @@ class House:
         self.broadcasts = Broadcasts(self.db, self.bus)
         self.links = Links(self.db, self.bus, most=50)
         failed = FailedLogins(self.failures)
-        self.gate = HouseGatekeeper(self.projects, self.keys, self.ingresses, self.broadcasts, self.links, failed, hold=15.0)
+        self.gate = HouseGatekeeper(self.projects, self.keys, self.ingresses, self.broadcasts, self.links, failed, self.db, hold=15.0)
 
 
 @pytest.fixture

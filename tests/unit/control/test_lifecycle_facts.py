@@ -414,3 +414,19 @@ async def test_the_node_s_id_stays(tmp_path: Any) -> None:
     (tmp_path / FILE).write_text("nonsense")
     with pytest.raises(ConfigError, match="32 hex"):
         open_node_id(tmp_path)
+
+
+async def test_a_recording_that_begins_with_the_first_picture_is_told_between_connected_and_active(stage: Stage) -> None:
+    stage.lives.recorded = lambda event: event.ingress_id == stage.ingress.id
+    stage.opened()
+    stage.active()
+    found = await stage.facts()
+    assert [event.type for event in found][-3:] == ["ingress.connected", "ingress.recording", "ingress.active"]
+    assert (found[-2].data["door"], found[-2].stream) == ("rtmp", stage.ingress.id)
+    stage.lives.recorded = lambda event: False  # it goes on over the gap
+    stage.lost()
+    stage.opened()
+    stage.active()
+    assert [event.type for event in await stage.facts()] == ["ingress.disconnected", "ingress.connected", "ingress.active"]
+    stage.lives.recording(stage.ingress.id)  # switched on in the middle of it
+    assert [event.type for event in await stage.facts()] == ["ingress.recording"]

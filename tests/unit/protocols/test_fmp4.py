@@ -139,7 +139,6 @@ def test_a_publishers_shorter_lengths_become_four(tracks: dict[str, Track]) -> N
 
 def test_what_cannot_be_muxed_says_so(tracks: dict[str, Track]) -> None:
     for track in (
-        Track(1, Codec.MJPEG, 90000, b"", 640, 480),
         Track(1, Codec.PCM_ALAW, 8000),
         Track(1, Codec.OPUS, 48000),
         Track(1, Codec.H264, 90000),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import email
 import email.policy
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medianode.protocols.multipart import BOUNDARY, CONTENT_TYPE, jpeg_part
+from medianode.errors import PeerError, ProtocolError
+from medianode.protocols.multipart import BOUNDARY, CONTENT_TYPE, PartReader, boundary_of, jpeg_part
 
 
 def test_a_part_is_exactly_what_the_contract_says() -> None:
@@ -39,3 +42,41 @@ def test_a_mime_parser_agrees() -> None:
     wire = b"Content-Type: " + CONTENT_TYPE.encode() + b"\r\n\r\n" + jpeg_part(b"one") + jpeg_part(b"two") + f"--{BOUNDARY}--\r\n".encode()
     message = email.message_from_bytes(wire, policy=email.policy.HTTP)
     assert [part.get_content_type() for part in message.iter_parts()] == ["image/jpeg", "image/jpeg"]
+
+
+BODIES = [b"\xff\xd8one\xff\xd9", b"\xff\xd8two--frame in it\xff\xd9", b"\xff\xd8three\xff\xd9"]
+WITH_LENGTH = b"".join(jpeg_part(body) for body in BODIES)
+WITHOUT = b"".join(b"--frame\r\nContent-Type: image/jpeg\r\n\r\n" + body + b"\r\n" for body in BODIES) + b"--frame"
+
+
+@pytest.mark.parametrize("wire", [WITH_LENGTH, WITHOUT, b"\r\n" + WITH_LENGTH.replace(b"--frame\r", b"--frame \r")])
+@given(step=st.integers(1, 60))
+def test_parts_are_read_however_they_are_cut(wire: bytes, step: int) -> None:
+    reader, out = PartReader("--frame", 1000), []
+    for at in range(0, len(wire), step):
+        out += reader.feed(wire[at : at + step])
+    assert out == BODIES
+
+
+def test_parts_are_bounded() -> None:
+    for wire in (
+        b"--frame\r\nContent-Length: 1001\r\n\r\n",
+        b"--frame\r\n\r\n" + b"x" * 1001,
+        b"x" * 9000,
+        b"--frame\r\n" + b"x" * 9000,
+    ):
+        with pytest.raises(ProtocolError):
+            PartReader("frame", 1000).feed(wire)
+
+
+@given(st.binary(max_size=2000))
+def test_garbage_is_a_peers_fault(data: bytes) -> None:
+    with contextlib.suppress(PeerError):
+        PartReader("f", 500).feed(b"--f\r\n" + data)
+
+
+def test_boundaries() -> None:
+    assert boundary_of('multipart/x-mixed-replace; boundary="--myboundary"') == "--myboundary"
+    assert boundary_of("Multipart/X-Mixed-Replace;boundary=b") == "b"
+    assert boundary_of("multipart/x-mixed-replace") == "frame"
+    assert boundary_of("video/mp4") is None

@@ -29,7 +29,7 @@ def endpoint(dialect: str, profile: str = "seed", *events: str) -> WebhookEndpoi
 
 def fact(type_: str, subject: Subject = PLAIN, **session: Any) -> Fact:
     """One of SAMPLES, with its session changed."""
-    found = next(f for f, s in SAMPLES if f.type == type_ and (s is subject or not type_.startswith("ingress")))
+    found = next(f for f, s in SAMPLES if f.type == type_ and (s is subject or not type_.startswith(("ingress", "asset"))))
     return replace(found, data={**found.data, **session})
 
 
@@ -55,6 +55,10 @@ def test_the_names_of_the_documents() -> None:
     """Read off the seeds: 000, 002, 003 and contracts 2.5."""
     assert names("baxcloud") == (
         *("live.started", "live.updated", "live.ended", "live.failed"),
+        *("recording.started", "recording.stopped", "recording.available"),
+        # ours, in its envelope
+        *("recording.trouble", "recording.deleted", "recording.uploaded", "recording.upload-failed"),
+        *("disk.low", "disk.full", "disk.recovered", "pull.connected", "pull.failed"),
         *("video.conversion.started", "video.conversion.completed", "video.conversion.failed"),
         *("categorization.started", "categorization.completed", "categorization.failed"),
         *("moderation.started", "moderation.completed", "moderation.failed"),
@@ -67,6 +71,9 @@ def test_the_names_of_the_documents() -> None:
         *(f"video.live_stream.simulcast.{word}" for word in simulcast),
     )
     assert {"ingress_started", "stream_ended", "track_unpublished", "room_finished", "hls_stopped"} <= set(names("streamhub"))
+    assert {"recording_started", "recording_stopped", "vod_ready"} <= set(names("streamhub"))
+    media = ("video.media.created", "video.media.ready", "video.media.deleted")
+    assert tuple(name for name in names("fastpix", "2026") if name.startswith("video.media")) == media
 
 
 @pytest.mark.parametrize(("dialect", "profile"), ALL)
@@ -139,7 +146,47 @@ def test_baxstream_s_jobs_come_as_they_are_with_their_metadata_hoisted() -> None
             assert (found["event"], found["metadata"], found["data"]) == (f.type, {"userId": "u_42"}, f.data)
 
 
+def test_baxcloud_s_recordings() -> None:
+    facts = [fact(f"recording.{word}") for word in ("started", "trouble", "finished")]
+    words = ["recording.started", "recording.trouble", "recording.stopped", "recording.available"]
+    assert told("baxcloud", *facts, subject=LIVE) == words
+    available = body("baxcloud", facts[2], LIVE, number=1)
+    assert available["metadata"] == {"case": "17"}
+    assert list(available["data"].items()) == [
+        ("recordingId", "rec_0a1B2c3D4e5F6g7H8i9J"),
+        ("ingressId", "a2ae214362a14eeeb8884f1406148481"),
+        ("roomName", "live-a2ae214362a14eeeb8884f1406148481"),
+        ("participantIdentity", "ingress-live"),
+        ("status", "COMPLETE"),
+        ("title", "Press conference"),
+        ("startedAt", "2026-03-29T14:30:00.000Z"),
+        ("endedAt", "2026-03-29T15:45:00.000Z"),
+        ("durationSec", 4500.0),
+        ("sizeBytes", 1_406_250_000),
+        ("url", "https://media.example.com/vod/live/rec_0a1B2c3D4e5F6g7H8i9J/index.m3u8"),
+        ("downloadUrl", "https://media.example.com/vod/live/rec_0a1B2c3D4e5F6g7H8i9J/download.mp4"),
+    ]
+    failed = body("baxcloud", fact("recording.failed"), LIVE)
+    assert (failed["event"], failed["data"]["status"], failed["data"]["errorCode"]) == ("recording.stopped", "FAILED", "disk-error")
+    assert told("baxcloud", fact("recording.failed"), subject=LIVE) == ["recording.stopped"], "there may be nothing to play"
+    assert body("baxcloud", fact("pull.failed"))["data"]["errorMessage"] == "the camera refuses user or password"
+    assert body("baxcloud", fact("disk.low"))["data"]["free"] == 1_900_000_000
+
+
 # StreamHub
+
+
+def test_streamhub_s_recordings_disks_and_pulls() -> None:
+    facts = [fact(f"recording.{word}") for word in ("started", "finished", "failed", "upload-failed")]
+    over = ["recording_stopped", "vod_ready", "recording_stopped", "recording_failed"]
+    assert told("streamhub", *facts, subject=LIVE) == ["recording_started", *over, "recording_upload_failed"]
+    ready = body("streamhub", facts[1], LIVE, number=1)
+    vod = "rec_0a1B2c3D4e5F6g7H8i9J"
+    assert (ready["room"], ready["data"]["vodId"], ready["data"]["egressId"]) == ("live-a2ae214362a14eeeb8884f1406148481", vod, vod)
+    assert ready["data"]["playUrl"] == f"https://media.example.com/vod/live/{vod}/index.m3u8"
+    assert all(not isinstance(value, dict) for value in ready["data"].values())
+    assert told("streamhub", fact("disk.full"), fact("pull.failed")) == ["disk_full", "ingress_pull_failed"]
+    assert body("streamhub", fact("pull.failed"))["data"]["ingress"] == "IN_abc123"
 
 
 def test_streamhub_s_envelope() -> None:
@@ -225,6 +272,36 @@ def test_fastpix_has_no_word_for_a_changed_or_broken_target_in_the_seed() -> Non
     assert told("fastpix", fact("target.updated"), subject=LIVE, profile="2026") == ["video.live_stream.simulcast_target.updated"]
     broken = replace(fact("target.created"), type="target.failed")
     assert told("fastpix", broken, subject=LIVE) == told("fastpix", broken, subject=LIVE, profile="2026") == []
+
+
+def test_fastpix_s_asset() -> None:
+    created = fact("asset.created", LIVE)
+    found = body("fastpix", created, LIVE)
+    live = body("fastpix", fact("ingress.idle", LIVE), LIVE)
+    assert (found["type"], found["object"]) == ("video.asset.created", live["object"])
+    playback = "9d3c1f5b-2a77-4c43-8e0f-7c5a4f5e8a0b"
+    assert list(found["data"]) == [*live["data"], "asset"]
+    assert found["data"]["asset"] == {
+        "id": "6ff9a2a0-3c31-4a0d-9a39-0c2d4b1d4f5e",
+        "status": "ready",
+        "duration": 4500.0,
+        "playbackId": [{"id": playback, "accessPolicy": "public"}],
+        "url": f"https://media.example.com/vod/{playback}.m3u8",
+    }
+    assert told("fastpix", created, subject=LIVE, profile="2026") == ["video.media.created", "video.media.ready"]
+    media = body("fastpix", created, LIVE, profile="2026", number=1)
+    assert (media["object"], media["status"]) == ({"type": "media", "id": found["data"]["asset"]["id"]}, "media_ready")
+    assert (media["data"]["streamId"], media["data"]["playbackIds"][0]["id"]) == (live["object"]["id"], playback)
+    deleted = fact("recording.deleted")
+    assert told("fastpix", deleted, subject=LIVE) == []
+    assert told("fastpix", deleted, subject=LIVE, profile="2026") == ["video.media.deleted"]
+    some = replace(deleted, data={**deleted.data, "whole": False})
+    assert told("fastpix", some, subject=LIVE, profile="2026") == told("fastpix", deleted, subject=PLAIN, profile="2026") == []
+
+
+def test_fastpix_has_no_word_for_recordings_that_are_no_asset_nor_for_disks_and_pulls() -> None:
+    quiet = [fact(f"recording.{word}") for word in ("started", "trouble", "finished", "failed", "uploaded")]
+    assert told("fastpix", *quiet, fact("disk.full"), fact("pull.failed"), subject=LIVE) == []
 
 
 def test_fastpix_2026() -> None:

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from medianode.config import Limits
-from medianode.outbound import Outbound
+from medianode.outbound import Guard, Outbound
 from medianode.store.endpoints import WebhookEndpoint
 from medianode.webhooks import sender
 from medianode.webhooks.sender import Answer
@@ -47,7 +47,7 @@ async def test_a_second_request_has_what_the_first_left_of_the_time(monkeypatch:
 
 
 def test_no_socket_is_made_for_an_address_that_was_not_looked_at() -> None:
-    guard = sender._Guard(Outbound())
+    guard = Guard(Outbound())
     for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "169.254.169.254"), (socket.AF_INET6, "::ffff:10.0.0.1")):
         with pytest.raises(OSError, match="private") as raised:
             guard.make_socket((family, socket.SOCK_STREAM, 0, "", (address, 80)))
@@ -59,7 +59,7 @@ async def test_a_private_address_of_an_allowed_name_gets_a_socket() -> None:
     async def lookup(host: str, port: int) -> list[str]:
         return ["10.0.0.7"]
 
-    guard = sender._Guard(Outbound(["hooks.lan"], lookup=lookup))
+    guard = Guard(Outbound(["hooks.lan"], lookup=lookup))
     (found,) = await guard.resolve("hooks.lan", 443)
     assert (found["host"], found["family"]) == ("10.0.0.7", socket.AF_INET)
     guard.make_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("10.0.0.7", 443))).close()

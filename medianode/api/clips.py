@@ -1,0 +1,78 @@
+"""Clips of a room: some seconds around now, or out of what is recorded."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from medianode.api.fields import OptionalIdentity, Text
+from medianode.api.problems import OPERATOR
+from medianode.api.recordings import EXAMPLE, Desk, Instant, Labels, RecordingView, moment, recording_view
+from medianode.api.router import AnyRoute, Call, Empty, Route
+from medianode.api.shapes import Data
+from medianode.auth import Permission, Principal
+from medianode.control.clips import Around, Between, Clips
+from medianode.control.recordings import Wanted
+from medianode.errors import InvalidRequest
+
+Span = Annotated[float, Meta(ge=0, le=86_400, description="Seconds")]
+
+
+class NewClip(msgspec.Struct, rename="camel"):
+    """Around now by `before` (at most the node's recording.preroll) and `after`; or of what is recorded, by `from` and `to`, where
+    `recordingId` may say of which recording (else of the one that has most of it). `identity`: of one publisher. The clip is a recording of
+    its own; `recording.finished` tells when it is there. `pinned`: retention leaves it alone.
+    """
+
+    before: Span | None = None
+    after: Span | None = None
+    since: Instant = msgspec.field(name="from", default="")
+    until: Instant = msgspec.field(name="to", default="")
+    recording_id: Annotated[str, Meta(max_length=32)] = ""
+    identity: OptionalIdentity = ""
+    title: Text = ""
+    labels: Labels = {}
+    pinned: bool = False
+
+
+class ClipsApi:
+    def __init__(self, desk: Desk, clips: Clips) -> None:
+        self._desk = desk
+        self._clips = clips
+
+    @property
+    def routes(self) -> list[AnyRoute]:
+        common: dict[str, Any] = {"dialect": OPERATOR, "tag": "Recordings", "auth": Permission.LIVE}
+        clip = msgspec.structs.replace(EXAMPLE, reason="clip", title="Door opened", duration=25.0)
+        return [
+            Route(
+                method="POST",
+                path="/api/v1/projects/{project}/rooms/{room}/clips",
+                handler=self.create,
+                request=NewClip,
+                response=Data[RecordingView],
+                status=201,
+                errors=(404, 409, 501),
+                summary="Keep some seconds around now, or out of what is recorded",
+                request_example=NewClip(before=10, after=15, title="Door opened"),
+                example=Data(clip),
+                **common,
+            ),
+        ]
+
+    async def create(self, call: Call[Principal, NewClip, Empty]) -> Data[RecordingView]:
+        project, new = await self._desk.project(call), call.body
+        wanted = Wanted(room=call.path("room"), identity=new.identity, title=new.title, labels=new.labels, pinned=new.pinned)
+        since, until = moment(new.since, "from"), moment(new.until, "to")
+        around = (new.before, new.after) != (None, None)
+        if around == (since is not None or until is not None):
+            raise InvalidRequest("clip: expected before and after, or from and to")
+        if around:
+            made = await self._clips.around(project, wanted, Around(before=new.before or 0.0, after=new.after or 0.0))
+        elif since is None or until is None:
+            raise InvalidRequest("from: expected with to, and to with from")
+        else:
+            made = await self._clips.between(project, wanted, Between(since=since, until=until, recording_id=new.recording_id))
+        return Data(recording_view(made, project.slug, self._desk.urls(call)))

@@ -1,0 +1,96 @@
+"""recordings: list, forecast, rebuild."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+
+from medianode import clock
+from medianode.api.forecast import forecast_view
+from medianode.cli.commands import Commands, command, database, group
+from medianode.config import Config
+from medianode.control.catalogue import Catalogue
+from medianode.control.forecast import Forecasts
+from medianode.control.nodes import open_node_id
+from medianode.control.projects import Projects
+from medianode.control.recording_ledger import RecordingLedger
+from medianode.control.recording_places import RecordingPlaces
+from medianode.control.recording_policy import policy_of
+from medianode.control.recording_recovery import Recovery
+from medianode.control.retention import Retention
+from medianode.events import Bus
+from medianode.media.names import room_name
+from medianode.store import recordings
+from medianode.store.database import Database
+
+
+def add(commands: Commands[argparse.ArgumentParser]) -> None:
+    actions = group(commands, "recordings", "List recordings, see how long the disk lasts, make a lost index anew.")
+    listing = command(actions, "list", _list, "List recordings, the newest first.")
+    listing.add_argument("--project", help="slug or id; without it all")
+    listing.add_argument("--room", help="of the project")
+    listing.add_argument("--limit", type=int, default=50)
+    forecast = command(actions, "forecast", _forecast, "Print as JSON how long the disk lasts, and what goes first.")
+    forecast.add_argument("--project", help="slug or id; without it the whole node")
+    rebuild = command(actions, "rebuild", _rebuild, "Make the rows of all recordings anew out of their files; the daemon must not run.")
+    rebuild.add_argument("--directory", type=Path, help="where they are; without it where the configuration and the projects say")
+
+
+async def _list(arguments: argparse.Namespace, config: Config) -> int:
+    async with database(config) as db:
+        project = None if arguments.project is None else await Projects(db, Bus()).get(arguments.project)
+        room = room_name(project.slug, arguments.room) if project is not None and arguments.room else arguments.room
+        async with db.read() as tx:
+            limit = max(1, min(arguments.limit, 10_000))
+            found, total = await recordings.page(tx, None if project is None else project.id, room=room, limit=limit)
+    print(f"{'ID':<25} {'STARTED':<20} {'SECONDS':>9} {'BYTES':>13} {'STATE':<10} {'PIN':<3} ROOM")
+    for r in found:
+        seconds, pin = f"{r.duration / 1_000_000:.1f}", "pin" if r.pinned else ""
+        print(f"{r.id:<25} {clock.iso(r.started_at, 0):<20} {seconds:>9} {r.nbytes:>13} {r.state:<10} {pin:<3} {r.room}")
+    if total > len(found):
+        print(f"{total - len(found)} more")
+    return 0
+
+
+async def _forecast(arguments: argparse.Namespace, config: Config) -> int:
+    """What a running daemon writes at the moment it alone knows: ask its API for rates."""
+    async with database(config) as db:
+        bus, node_id = Bus(), open_node_id(Path(config.data_dir))
+        places = RecordingPlaces(config, db, bus)
+        await places.open()
+        retention = Retention(db, bus, config.recording, places, node_id)
+        forecasts = Forecasts(db, config.recording, places, retention, node_id)
+        if arguments.project is None:
+            found = await forecasts.of_node()
+        else:
+            project = await Projects(db, bus).get(arguments.project)
+            found = await forecasts.of_project(project, policy_of(project))
+    print(msgspec.json.format(msgspec.json.encode(forecast_view(found, node=True)), indent=2).decode())
+    return 0
+
+
+async def _rebuild(arguments: argparse.Namespace, config: Config) -> int:
+    async with database(config) as db:
+        places, recovery = await _recovery(db, config)
+        roots = [arguments.directory.absolute()] if arguments.directory is not None else sorted(places.roots)
+        with ExitStack() as claims:
+            recovery.claim(claims, roots)
+            for root in roots:
+                print(f"{root}: {await recovery.rebuild(root)}")
+    return 0
+
+
+async def _recovery(db: Database, config: Config) -> tuple[RecordingPlaces, Recovery]:
+    bus, node_id = Bus(), open_node_id(Path(config.data_dir))
+    places = RecordingPlaces(config, db, bus)
+    await places.open()
+    ledger = RecordingLedger(db, bus, node_id, config.limits.unwritten_facts, _nothing)
+    ledger.on_written = Catalogue(db).note
+    return places, Recovery(db, ledger, places, node_id)
+
+
+async def _nothing() -> None:
+    """There are no sessions to settle in this process."""

@@ -1,0 +1,154 @@
+"""Forecast: how much room recordings have, how fast they take it, when the first will be deleted, and which."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medianode import clock, telemetry
+from medianode.config import Recording as Settings
+from medianode.control import disk
+from medianode.control.disk import Space
+from medianode.control.recording_places import RecordingPlaces
+from medianode.control.recording_policy import RecordingPolicy
+from medianode.control.retention import Retention
+from medianode.store import kept_files
+from medianode.store.database import Database
+from medianode.store.kept_files import Choice, KeptFile
+from medianode.store.projects import Project
+
+SHOWN = 10
+"""Of the files that go next."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskForecast:
+    """Of one disk. Bytes, bytes a second; `seconds_left`: until files go for want of room, None where nobody knows; `state` as in
+    control.disk_states.
+    """
+
+    root: Path
+    free: int
+    total: int
+    wanted: int
+    write_rate: float
+    state: str
+    seconds_left: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Of a node, or of one project on it. `nbytes`: on the disk, open files too; `max_bytes` and `max_age`: what holds, 0 for none.
+
+    `seconds_left`: until the first file goes, 0 where files are going, None where none will as things are; `cause`: `age`, `bytes` or
+    `space`, or empty. `oldest`: wallclock, None where there is nothing. `next`: what goes first.
+    """
+
+    files: int
+    nbytes: int
+    max_bytes: int
+    max_age: float
+    write_rate: float
+    oldest: float | None
+    seconds_left: float | None
+    cause: str
+    disks: Sequence[DiskForecast]
+    next: Sequence[KeptFile]
+
+
+class Forecasts:
+    def __init__(self, db: Database, settings: Settings, places: RecordingPlaces, retention: Retention, node_id: str) -> None:
+        self._db = db
+        self._settings = settings
+        self._places = places
+        self._retention = retention
+        self._node_id = node_id
+        self._register_metrics()
+
+    async def of_node(self) -> Forecast:
+        """Raises StorageError, OSError."""
+        rules = RecordingPolicy(max_age=self._settings.max_age, max_bytes=self._settings.max_bytes)
+        return await self._forecast(None, rules, self._retention.write_rate(), sorted(self._places.roots))
+
+    async def of_project(self, project: Project, policy: RecordingPolicy) -> Forecast:
+        """On this node. Raises StorageError, OSError."""
+        ages = [age for age in (policy.max_age, self._settings.max_age) if age]
+        rules = RecordingPolicy(max_age=min(ages, default=0.0), max_bytes=policy.max_bytes)
+        rate = self._retention.rates.by_project.get(project.id, 0.0)
+        return await self._forecast(project.id, rules, rate, [self._places.root(project.id)])
+
+    async def _forecast(self, project_id: str | None, rules: RecordingPolicy, rate: float, roots: Iterable[Path]) -> Forecast:
+        async with self._db.read() as tx:
+            used = [usage for usage in await kept_files.usage(tx, self._node_id) if project_id in (None, usage.project_id)]
+            first = await kept_files.oldest(tx, Choice(node_id=self._node_id, project_id=project_id), SHOWN)
+        spaces, _ = await asyncio.to_thread(disk.measure_all, roots, {})
+        disks = [self._disk(space) for space in {space.device: space for space in reversed(spaces)}.values()]
+        nbytes = sum(usage.nbytes for usage in used) + self._retention.open_bytes(project_id)
+        ends = {
+            "age": first[0].ended_at + rules.max_age - clock.wallclock() if first and rules.max_age else None,
+            "bytes": _until(rules.max_bytes - nbytes, rate) if rules.max_bytes else None,
+            "space": min((left for d in disks if (left := d.seconds_left) is not None), default=None),
+        }
+        cause, seconds_left = _soonest(ends)
+        return Forecast(
+            files=sum(usage.files for usage in used),
+            nbytes=nbytes,
+            max_bytes=rules.max_bytes,
+            max_age=rules.max_age,
+            write_rate=rate,
+            oldest=min((usage.oldest for usage in used), default=None),
+            seconds_left=seconds_left,
+            cause=cause,
+            disks=disks,
+            next=first,
+        )
+
+    def _disk(self, space: Space) -> DiskForecast:
+        wanted, rate = self._retention.wanted(space), self._retention.write_rate(space)
+        state = self._retention.states.get(space.device)
+        return DiskForecast(
+            root=space.root,
+            free=space.free,
+            total=space.total,
+            wanted=wanted,
+            write_rate=rate,
+            state="ok" if state is None else state.state,
+            seconds_left=_until(space.free - wanted, rate),
+        )
+
+    def _register_metrics(self) -> None:
+        spaces = self._retention
+        telemetry.gauge(
+            "medianode_recording_disk_free_bytes",
+            "Free bytes of the disks that recordings are on",
+            "root",
+            read=lambda: [((str(space.root),), space.free) for space in spaces.spaces],
+        )
+        telemetry.gauge(
+            "medianode_recording_write_bytes_per_second",
+            "What recordings write, a mean of minutes",
+            read=lambda: [((), self._retention.write_rate())],
+        )
+        telemetry.gauge(
+            "medianode_recording_retention_seconds",
+            "Until files go for want of room; absent where nobody knows",
+            "root",
+            read=lambda: [((str(s.root),), left) for s in spaces.spaces if (left := self._disk(s).seconds_left) is not None],
+        )
+
+
+def _until(nbytes: int, rate: float) -> float | None:
+    """Seconds until so many bytes are written; 0 where they are already, None where nothing is being written."""
+    if nbytes <= 0:
+        return 0.0
+    return nbytes / rate if rate > 0 else None
+
+
+def _soonest(ends: Mapping[str, float | None]) -> tuple[str, float | None]:
+    known = {cause: max(0.0, seconds) for cause, seconds in ends.items() if seconds is not None}
+    if not known:
+        return "", None
+    cause = min(known, key=lambda name: known[name])
+    return cause, known[cause]

@@ -1,0 +1,207 @@
+"""Where recordings go: their ids, their directories, and the mark that tells a mounted disk from an empty mount point."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import logging
+import os
+import secrets
+import string
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from medianode.auth import PublishGrant
+from medianode.config import Config
+from medianode.egress.recorder.order import Order
+from medianode.errors import Conflict, InvalidRequest, NotEnabled, StorageError
+from medianode.events import Bus, ProjectChanged, ProjectDeleted
+from medianode.media.names import shown
+from medianode.store import projects
+from medianode.store.database import Database
+from medianode.store.projects import Project
+
+MARK = ".medianode"
+"""A file at the top of each root that this node has recorded to. Where it is missing although there should be files, a disk is not
+mounted, and nothing is concluded from their absence."""
+MOST_PROJECTS = 100_000
+MOST_MADE = 10_000
+RETRY = 5.0
+_ID = string.ascii_letters + string.digits
+_ID_LENGTH = 20
+
+log = logging.getLogger(__name__)
+
+
+class RecordingPlaces:
+    """`open` before use. `serve` follows the projects whose files go elsewhere. What it hands out is below `default` or there."""
+
+    def __init__(self, config: Config, db: Database, bus: Bus) -> None:
+        self._db = db
+        self.default = root_of(config)
+        self._own: dict[str, Path] = {}
+        self._writable: set[Path] = set()
+        self._made: dict[str, None] = {}
+        self._changed = asyncio.Event()
+        for kind in (ProjectChanged, ProjectDeleted):
+            bus.subscribe(kind, lambda _: self._changed.set())
+
+    async def open(self) -> None:
+        """Raises StorageError."""
+        async with self._db.read() as tx:
+            found = await projects.list_projects(tx, MOST_PROJECTS)
+        self._own = {project.id: path for project in found if (path := own_root(project)) is not None}
+
+    async def serve(self) -> None:
+        """Runs until cancelled."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            try:
+                await self.open()
+            except StorageError as e:
+                log.warning("storage of the projects not read: %s: %s", e.code, e)
+                await asyncio.sleep(RETRY)
+                self._changed.set()
+
+    @property
+    def roots(self) -> frozenset[Path]:
+        """All places that recordings go to now; older ones may be elsewhere."""
+        return frozenset((self.default, *self._own.values()))
+
+    @property
+    def made(self) -> Collection[str]:
+        """Ids of recordings that were ordered since the start, the newest of them: what is in their directories may still be written."""
+        return self._made.keys()
+
+    def root(self, project_id: str) -> Path:
+        return self._own.get(project_id, self.default)
+
+    def order(
+        self,
+        project: Project,
+        room: str,
+        *,
+        identity: str = "",
+        ingress_id: str | None = None,
+        reason: str = "api",
+        title: str = "",
+        labels: Mapping[str, str] | None = None,
+    ) -> Order:
+        """`room` is canonical. Raises NotEnabled (`recording-directory`) where nothing can be written."""
+        self._keep_root(project)
+        return self._order(project.id, project.slug, room, identity, ingress_id, reason, title, labels or {})
+
+    def for_grant(self, grant: PublishGrant) -> Order:
+        """Of who publishes by this grant. Raises NotEnabled (`recording-directory`)."""
+        return self._order(grant.project_id, grant.slug, grant.room, grant.identity, grant.ingress_id, "ingress", "", {})
+
+    def for_room(self, project_id: str, slug: str, room: str) -> Order:
+        """Of the room's programme. Raises NotEnabled (`recording-directory`)."""
+        return self._order(project_id, slug, room, "", None, "room", "", {})
+
+    def _keep_root(self, project: Project) -> None:
+        own = own_root(project)
+        if own is None:
+            self._own.pop(project.id, None)
+        else:
+            self._own[project.id] = own
+
+    def _order(
+        self,
+        project_id: str,
+        slug: str,
+        room: str,
+        identity: str,
+        ingress_id: str | None,
+        reason: str,
+        title: str,
+        labels: Mapping[str, str],
+    ) -> Order:
+        root = self.root(project_id)
+        if root not in self._writable:
+            self._check_writable(root)
+        made = new_id()
+        self._made[made] = None
+        if len(self._made) > MOST_MADE:
+            del self._made[next(iter(self._made))]
+        return Order(
+            recording_id=made,
+            project_id=project_id,
+            slug=slug,
+            room=room,
+            identity=identity,
+            ingress_id=ingress_id,
+            reason=reason,
+            title=title,
+            labels=dict(labels),
+            directory=directory(root, slug, room, made),
+        )
+
+    def _check_writable(self, root: Path) -> None:
+        try:
+            check_writable(root)
+        except OSError as e:
+            if e.errno not in (errno.ENOSPC, errno.EDQUOT):  # a full disk is retention's to mend, and the recorder waits for it
+                log.error("recordings cannot be written to %s: %s", root, e.strerror or e)
+                why = "recordings cannot be written: " + (e.strerror or "the directory cannot be used")
+                raise NotEnabled(why, code="recording-directory") from None
+        else:
+            self._writable.add(root)
+
+
+def root_of(config: Config) -> Path:
+    """Of the node."""
+    return Path(config.recording.directory or Path(config.data_dir) / "recordings").absolute()
+
+
+def own_root(project: Project) -> Path | None:
+    """Of a project that has a directory of its own."""
+    storage = project.storage or {}
+    return Path(storage["path"]) if storage.get("type") == "directory" else None
+
+
+def new_id() -> str:
+    """120 bits nearly: nobody guesses one."""
+    return "rec_" + "".join(secrets.choice(_ID) for _ in range(_ID_LENGTH))
+
+
+def directory(root: Path, slug: str, room: str, recording_id: str) -> Path:
+    """`<root>/<slug>/<room>/<id>`. Each is one plain name whoever chose it. Raises InvalidRequest for one that would lead elsewhere."""
+    for part in (slug, room, recording_id):
+        if not part or part.startswith(".") or "/" in part or not part.isprintable() or len(part) > 255:
+            raise InvalidRequest(f"recording: expected a name that a directory can have, got {shown(part)}")
+    return root / slug / room / recording_id
+
+
+def check_writable(root: Path) -> None:
+    """Made where it is not there. Raises OSError."""
+    root.mkdir(parents=True, exist_ok=True, mode=0o750)
+    probe = root / f".{secrets.token_hex(8)}"
+    descriptor = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    os.close(descriptor)
+    probe.unlink()
+
+
+def marked(root: Path) -> bool:
+    """Has this node recorded to it, and is it mounted?"""
+    return (root / MARK).exists()
+
+
+def put_mark(root: Path, node_id: str) -> None:
+    """Blocking. Raises OSError."""
+    root.mkdir(parents=True, exist_ok=True, mode=0o750)
+    (root / MARK).write_text(f"recordings of medianode, node {node_id}\n", "ascii")
+
+
+def claim(stack: ExitStack, root: Path, node_id: str) -> None:
+    """While the stack is open nobody else rebuilds or repairs what is below `root`. Raises Conflict (`recordings-in-use`), OSError."""
+    if not marked(root):
+        put_mark(root, node_id)
+    file = stack.enter_context((root / MARK).open("rb"))
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Conflict(f"{root}: a daemon is using these recordings: stop it first", code="recordings-in-use") from None

@@ -1,0 +1,478 @@
+"""Recovery: catalogue and disk are brought to agree: after a crash, after a time without a database, where the index is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import re
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from medianode import clock
+from medianode.control import recording_places, sidecar
+from medianode.control.recording_facts import recording_fact
+from medianode.control.recording_ledger import RecordingLedger, shown_tracks
+from medianode.control.recording_places import RecordingPlaces
+from medianode.control.sidecar import Sidecar
+from medianode.egress.recorder.recover import Recovered, recover
+from medianode.errors import Conflict, PeerError, StorageError
+from medianode.media.parts import pack
+from medianode.store import projects, recording_files, recordings, settings
+from medianode.store.database import Database, Transaction
+from medianode.store.recording_files import RecordingFile
+from medianode.store.recordings import Recording
+from medianode.webhooks.outbox import announce
+
+RESTARTED = ("node-restarted", "the node was stopped in the middle of it")
+GIVEN_UP = ("node-lost", "the node is not heard of any more")
+RETRY = 5.0
+LOOK = 60.0
+"""Seconds between looks whether something was lost that only the disk knows."""
+PACE = 0.005
+"""Seconds between two recordings while the daemon serves: the disk is the recorder's first."""
+PROGRESS = 10.0
+"""Seconds between two lines in the log."""
+PAGE = 500
+GROUP = 32
+ROOT = "recordings/root/"
+"""Before the digest of a node's id and a directory, in the settings: this node has recorded there."""
+_FILE = re.compile(r"\d{6,}\.mp4", re.ASCII)
+_RECORDING = re.compile(r"rec_[A-Za-z0-9]{8,28}", re.ASCII)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a look at the disk came to: `recordings` looked at; files `adopted` into the catalogue, `forgotten` by it, `broken` (left as
+    they are), recordings of projects that there are not (`foreign`)."""
+
+    recordings: int = 0
+    adopted: int = 0
+    forgotten: int = 0
+    broken: int = 0
+    foreign: int = 0
+
+    def __str__(self) -> str:
+        return ", ".join(f"{getattr(self, field.name)} {field.name}" for field in fields(self))
+
+
+class Recovery:
+    """`open` before anything records; `serve` then does what there is to do beside the running node."""
+
+    def __init__(self, db: Database, ledger: RecordingLedger, places: RecordingPlaces, node_id: str) -> None:
+        self._db = db
+        self._ledger = ledger
+        self._places = places
+        self._node_id = node_id
+        self._cut_off: Sequence[str] = ()
+
+    async def open(self) -> None:
+        """What is not ended now was cut off. Raises StorageError."""
+        async with self._db.read() as tx:
+            self._cut_off = [recording.id for recording in await recordings.open_on(tx, self._node_id)]
+
+    async def serve(self) -> None:
+        """Runs until cancelled. What others rebuild at the same time is left to them."""
+        with ExitStack() as claims:
+            claimed: set[Path] = set()
+            lost = 0
+            while True:
+                pause = LOOK
+                try:
+                    await self.end_cut_off()
+                    if await self.take(claims, claimed) or self._ledger.lost > lost:
+                        lost = self._ledger.lost
+                        await self.reconcile()
+                except StorageError as e:
+                    log.warning("recordings on the disk not looked at: %s: %s", e.code, e)
+                    claimed.clear()
+                    claims.close()
+                    pause = RETRY
+                await asyncio.sleep(pause)
+
+    async def take(self, claims: ExitStack, claimed: set[Path]) -> bool:
+        """Claim what is not yet: True where there was something. Raises StorageError."""
+        taken = False
+        for root in sorted(self._places.roots - claimed):
+            try:
+                if await self._mounted(root):
+                    await asyncio.to_thread(recording_places.claim, claims, root, self._node_id)
+                    claimed.add(root)
+                    taken = True
+            except Conflict as e:
+                log.warning("recordings on the disk not looked at yet: %s", e)
+            except OSError as e:
+                log.error("%s: recordings cannot be looked at: %s", root, e.strerror or e)
+        return taken
+
+    # after a crash
+
+    async def end_cut_off(self) -> int:
+        """Recordings that the last run of this node left open are ended, with what is whole of them. How many. Raises StorageError."""
+        ended = 0
+        while self._cut_off:
+            group = self._cut_off[:GROUP]
+            over = await self._end(group)
+            self._cut_off = self._cut_off[len(group) :]
+            ended += len(over)
+            for recording_id in over:
+                await self._note(recording_id)
+        if ended:
+            log.info("%d recordings that were cut off are ended", ended)
+        return ended
+
+    async def _end(self, group: Sequence[str]) -> Sequence[str]:
+        """In one transaction: who waits for the end of a live stream's recording waits for few of them. Those that are ended by it."""
+        found: dict[str, Sequence[tuple[RecordingFile, Recovered]]] = {}
+        owners: set[str] = set()
+        for recording_id in group:
+            async with self._db.read() as tx:
+                recording = await recordings.find(tx, recording_id)
+                rows = await recording_files.names(tx, recording_id)
+            if recording is not None and recording.state == "recording":
+                owners.add(recording.project_id)
+                found[recording_id] = await self._recovered(recording, {name for name, (_, state) in rows.items() if state != "open"})
+        over: list[str] = []
+        async with self._db.write() as tx:
+            await projects.hold(tx, owners)
+            for recording_id in sorted(found):
+                locked = await recordings.find(tx, recording_id, lock=True)
+                if locked is not None and locked.state == "recording":
+                    await self._put(tx, locked, found[recording_id])
+                    for file in await recording_files.of_recording(tx, recording_id, parts=False):
+                        if file.state == "open":  # nothing whole of it came to the disk
+                            await recording_files.remove(tx, file.id)
+                    over.append(recording_id)
+            for recording_id in over:  # all rows are locked before anything is announced
+                locked = await recordings.find(tx, recording_id)
+                assert locked is not None
+                await self._ledger.close(tx, locked, *RESTARTED)
+        return over
+
+    async def bury(self, node_id: str) -> int:
+        """Another node is gone: its recordings are over, with what it had told. What else is on its disk it takes up when it comes back."""
+        async with self._db.read() as tx:
+            found = await recordings.open_on(tx, node_id)
+        for recording in found:
+            async with self._db.write() as tx:
+                await projects.hold(tx, {recording.project_id})
+                locked = await recordings.find(tx, recording.id, lock=True)
+                if locked is not None and locked.state == "recording":
+                    await self._ledger.close(tx, locked, *GIVEN_UP)
+        return len(found)
+
+    # the disk and the catalogue
+
+    async def reconcile(self) -> Tally:
+        """Files without rows get theirs, rows whose files are gone go. Nothing on the disk is deleted. Raises StorageError."""
+        lost_index = await self._is_empty()
+        tally, told_at = Tally(), clock.now()
+        for root in sorted(self._places.roots):
+            async for directory in _directories(root):
+                if directory.name not in self._places.made:
+                    await self._agree(directory, tally, lost_index=lost_index)
+                    await asyncio.sleep(PACE)
+                if clock.now() - told_at >= PROGRESS:
+                    told_at = clock.now()
+                    log.info("looking at the recordings on the disk: %s", tally)
+        await self._forget_missing(tally)
+        level = logging.WARNING if tally.adopted or tally.forgotten or tally.foreign or tally.broken else logging.DEBUG
+        log.log(level, "recordings on the disk looked at: %s", tally)
+        return tally
+
+    async def rebuild(self, root: Path) -> Tally:
+        """Every row of what is below `root` anew, out of its files, for who has claimed it. Nothing is told. Raises StorageError."""
+        tally, told_at = Tally(), clock.now()
+        async for directory in _directories(root):
+            await self._agree(directory, tally, lost_index=True, anew=True)
+            if clock.now() - told_at >= PROGRESS:
+                told_at = clock.now()
+                log.info("rebuilding: %s", tally)
+        return tally
+
+    def claim(self, claims: ExitStack, roots: Iterable[Path]) -> None:
+        """While the stack is open no daemon repairs what is below. Raises Conflict (`recordings-in-use`), OSError."""
+        for root in roots:
+            recording_places.claim(claims, root, self._node_id)
+
+    async def _agree(self, directory: Path, tally: Tally, *, lost_index: bool, anew: bool = False) -> None:
+        """One recording. `lost_index`: it is not news that there is no row of it. `anew`: what its rows say is not believed."""
+        tally.recordings += 1
+        async with self._db.read() as tx:
+            recording = await recordings.find(tx, directory.name)
+            rows = await recording_files.names(tx, directory.name) if recording is not None else {}
+        if recording is not None and recording.state == "recording" and not anew:
+            return  # somebody's, this very moment, or to be ended
+        try:
+            names = await asyncio.to_thread(_names, directory)
+        except OSError as e:
+            log.warning("%s: %s", directory, e.strerror or e)
+            return
+        if recording is None:
+            await self._adopt(directory, names, tally, lost_index=lost_index)
+            return
+        if recording.directory != str(directory):
+            if not anew:
+                return  # a copy of it, in a place that it is not kept in
+            recording = replace(recording, directory=str(directory))
+        known = set() if anew else {name for name, (_, state) in rows.items() if state in ("closed", "gone")}
+        missing = {name: row for name, (row, state) in rows.items() if state == "closed" and name not in names}
+        if missing or names - known:
+            await self._mend(recording, known, missing, tally, anew=anew)
+
+    async def _mend(self, recording: Recording, known: Collection[str], missing: Mapping[str, int], tally: Tally, *, anew: bool) -> None:
+        found = await self._recovered(recording, known, tally)
+        async with self._db.write() as tx:
+            await projects.hold(tx, {recording.project_id})
+            locked = await recordings.find(tx, recording.id, lock=True)
+            if locked is None:
+                return
+            if anew and locked.directory != recording.directory:
+                await recordings.change(tx, recording.id, directory=recording.directory)
+            await self._put(tx, locked, found)
+            gone = await self._forget(tx, locked, list(missing.values()))
+            if not anew and (found or gone):
+                duration, nbytes, until = await recording_files.totals(tx, recording.id)
+                ended_at = max(locked.ended_at or 0.0, until or 0.0)
+                await recordings.change(tx, recording.id, duration=duration, nbytes=nbytes, ended_at=ended_at)
+        tally.adopted += len(found)
+        tally.forgotten += len(missing)
+
+    async def _adopt(self, directory: Path, names: Collection[str], tally: Tally, *, lost_index: bool) -> None:
+        """A recording of which there is no row. Of what is news (the database was away) it is told that it began, and ended."""
+        said = await asyncio.to_thread(sidecar.read, directory)
+        stub = Recording(id=directory.name, project_id="", room="", node_id=self._node_id, directory=str(directory), started_at=0.0)
+        found = await self._recovered(stub if said is None else replace(stub, reason=said.recording.reason), (), tally)
+        label = found[0][1].label if found else {}
+        if not label and (said is None or not said.files):
+            return  # an empty directory
+        async with self._db.write() as tx:
+            project_id = await self._project_of(tx, label, directory, lost_index=lost_index)
+            if project_id is None:
+                tally.foreign += 1
+                return
+            recording = _recording(directory, project_id, self._node_id, said, found)
+            if await recordings.find(tx, recording.id, lock=True) is not None:
+                return
+            news = not lost_index and said is None
+            await recordings.insert_recording(tx, replace(recording, state="recording", ended_at=None) if news else recording)
+            if news:
+                await self._ledger.tell_start(tx, recording)
+            await self._put(tx, recording, found)
+            for file in said.files if said is not None else ():
+                await _put_remote(tx, recording, file)
+            if news:
+                await self._ledger.close(tx, recording, *RESTARTED)
+        tally.adopted += len(found)
+        if said is None:
+            await self._note(recording.id)
+
+    async def _project_of(self, tx: Transaction, label: Mapping[str, Any], directory: Path, *, lost_index: bool) -> str | None:
+        """By its id; where the whole index is lost by its slug, for ids are made anew with it."""
+        named = str(label.get("project") or "")
+        project = await projects.find(tx, named) if named else None
+        if project is None and lost_index:
+            project = await projects.find(tx, str(label.get("slug") or directory.parents[1].name))
+        return None if project is None or not await projects.hold(tx, (project.id,)) else project.id
+
+    async def _recovered(
+        self, recording: Recording, known: Collection[str], tally: Tally | None = None
+    ) -> Sequence[tuple[RecordingFile, Recovered]]:
+        """Its files on the disk but those of these names, in order; what is broken is left and told in the log."""
+        directory, found = Path(recording.directory), []
+        # a clip's files are those of another recording, under a second name: its sidecar tells that they belong here
+        clip = recording.reason == "clip"
+        try:
+            names = await asyncio.to_thread(_names, directory)
+        except OSError as e:
+            log.warning("%s: %s", directory, e.strerror or e)
+            names = set()
+        for name in sorted(names - set(known)):
+            try:
+                file = await asyncio.to_thread(recover, directory / name)
+            except (OSError, PeerError) as e:
+                # of a file that was just begun there may be nothing whole: no row tells of it, and it is there for who wants to look
+                log.warning("%s: nothing of it can be kept: %s", directory / name, e)
+                if tally is not None:
+                    tally.broken += 1
+                continue
+            mine = file.label.get("recording") == directory.name
+            if mine or clip:
+                found.append((_file(recording, name, file, mine=mine), file))
+        return found
+
+    async def _put(self, tx: Transaction, recording: Recording, found: Sequence[tuple[RecordingFile, Recovered]]) -> None:
+        for file, _ in found:
+            await recording_files.put(tx, replace(file, project_id=recording.project_id))
+            if self._ledger.on_file is not None:
+                for row in await recording_files.of_recording(tx, recording.id, sequence=file.sequence):
+                    await self._ledger.on_file(tx, recording, row)
+
+    # what is not there any more
+
+    async def _forget_missing(self, tally: Tally) -> None:
+        """Rows of recordings whose whole directory is gone. Where a disk is not mounted nothing is concluded."""
+        unmounted: set[Path] = set()
+        after = ""
+        while True:
+            async with self._db.read() as tx:
+                page = await recordings.ended_on(tx, self._node_id, after=after, limit=PAGE)
+            for recording in page:
+                directory = Path(recording.directory)
+                if await asyncio.to_thread(directory.is_dir):
+                    continue
+                root = directory.parents[2] if len(directory.parents) > 2 else directory
+                if root not in unmounted and await asyncio.to_thread(recording_places.marked, root):
+                    await self._forget_all(recording, tally)
+                elif root not in unmounted:
+                    unmounted.add(root)
+                    log.error("%s: recordings should be there and are not: is its disk mounted? The catalogue keeps them", root)
+            if len(page) < PAGE:
+                return
+            after = page[-1].id
+
+    async def _forget_all(self, recording: Recording, tally: Tally) -> None:
+        async with self._db.write() as tx:
+            await projects.hold(tx, {recording.project_id})
+            locked = await recordings.find(tx, recording.id, lock=True)
+            if locked is None or locked.directory != recording.directory:
+                return
+            rows = await recording_files.of_recording(tx, recording.id, parts=False)
+            here = [file.id for file in rows if file.state != "gone"]
+            if here or not rows:
+                tally.forgotten += await self._forget(tx, locked, here)
+
+    async def _forget(self, tx: Transaction, recording: Recording, file_ids: Sequence[int]) -> int:
+        """They are not on the disk. A recording of which nothing is left goes with them."""
+        bytes_gone = 0
+        for file_id in file_ids:
+            file = await recording_files.find(tx, file_id)
+            if file is None:
+                continue
+            bytes_gone += file.nbytes
+            if file.remote_key:
+                await recording_files.change(tx, file_id, state="gone")
+            else:
+                await recording_files.remove(tx, file_id)
+                await recording_files.break_behind(tx, recording.id, file.sequence, "files-lost")
+        whole = not await recording_files.any_of(tx, recording.id)
+        if file_ids or whole:
+            log.warning("%s: %d of its files are not on the disk any more", recording.id, len(file_ids))
+            lost = {"cause": "lost", "whole": whole, "files": len(file_ids), "bytesDeleted": bytes_gone}
+            await announce(tx, recording_fact("recording.deleted", recording, clock.wallclock(), **lost))
+        if whole:
+            await recordings.remove(tx, recording.id)
+        return len(file_ids)
+
+    async def _note(self, recording_id: str) -> None:
+        if self._ledger.on_written is not None:
+            await self._ledger.on_written(recording_id)
+
+    async def _is_empty(self) -> bool:
+        async with self._db.read() as tx:
+            found, _ = await recordings.page(tx, None, limit=1)
+        return not found
+
+    async def _mounted(self, root: Path) -> bool:
+        """A root that once had our mark and has none now is the empty mount point of a disk; one that is new gets it. Raises OSError."""
+        key = ROOT + hashlib.sha256(f"{self._node_id}/{root}".encode()).hexdigest()[:40]
+        marked = await asyncio.to_thread(recording_places.marked, root)
+        async with self._db.read() as tx:
+            known = await settings.get(tx, key) is not None
+        if known and not marked:
+            log.error("%s: recordings should be there and are not: is its disk mounted? New ones are recorded all the same", root)
+            return False
+        if not marked:
+            await asyncio.to_thread(recording_places.put_mark, root, self._node_id)
+        if not known:
+            async with self._db.write() as tx:
+                await settings.put(tx, key, "marked")
+        return True
+
+
+async def _directories(root: Path) -> AsyncIterator[Path]:
+    """Of recordings: `<root>/<slug>/<room>/<id>`."""
+    for slug in await asyncio.to_thread(_below, root):
+        for room in await asyncio.to_thread(_below, slug):
+            for directory in await asyncio.to_thread(_below, room):
+                if _RECORDING.fullmatch(directory.name):
+                    yield directory
+
+
+def _below(directory: Path) -> Sequence[Path]:
+    """Directories in it, no links: what a link leads to is not ours."""
+    try:
+        return sorted(path for path in directory.iterdir() if not path.name.startswith(".") and path.is_dir() and not path.is_symlink())
+    except OSError:
+        return []
+
+
+def _names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir() if _FILE.fullmatch(path.name) and path.is_file() and not path.is_symlink()}
+
+
+def _file(recording: Recording, name: str, found: Recovered, *, mine: bool) -> RecordingFile:
+    sequence = int(name.partition(".")[0])
+    return RecordingFile(
+        recording_id=recording.id,
+        project_id=recording.project_id,
+        sequence=sequence,
+        name=name,
+        state="closed",
+        started_at=found.started_at,
+        start=found.start,
+        duration=found.duration,
+        nbytes=found.nbytes,
+        init_bytes=found.init_bytes,
+        tracks=shown_tracks(found.tracks),
+        gap=found.gap if mine or sequence > 1 else "",
+        parts=pack(found.parts),
+    )
+
+
+def _recording(
+    directory: Path, project_id: str, node_id: str, said: Sidecar | None, found: Sequence[tuple[RecordingFile, Recovered]]
+) -> Recording:
+    """Its row, by what its sidecar says, and where there is none by its files."""
+    placed: dict[str, Any] = {"project_id": project_id, "node_id": node_id, "directory": str(directory)}
+    if said is not None and (said.recording.state != "recording" or not found):
+        return replace(said.recording, id=directory.name, **placed)
+    first, label = found[0][0], found[0][1].label
+    last = found[-1][0]
+    told = Recording(
+        id=directory.name,
+        **placed,
+        room=str(label["room"]),
+        identity=str(label.get("identity") or ""),
+        ingress_id=label.get("ingress"),
+        reason=str(label.get("reason") or "rebuilt"),
+        state="finished",
+        title=str(label.get("title") or ""),
+        labels={str(name): str(value) for name, value in dict(label.get("labels") or {}).items()},
+        started_at=first.started_at - first.start / 1_000_000,
+        ended_at=last.started_at + last.duration / 1_000_000,
+        duration=sum(file.duration for file, _ in found),
+        nbytes=sum(file.nbytes for file, _ in found),
+        error_code=RESTARTED[0],
+        error_message=RESTARTED[1],
+    )
+    if said is None:
+        return told
+    decided = ("title", "labels", "pinned", "media_id", "playback_id", "access_policy", "upload_state", "upload_error", "remote_url")
+    return replace(told, **{name: getattr(said.recording, name) for name in decided})
+
+
+async def _put_remote(tx: Transaction, recording: Recording, told: dict[str, Any]) -> None:
+    """A file that is, or was, uploaded: that only its sidecar knows."""
+    uploaded = {name: told.get(name) for name in ("sha256", "remote_key", "uploaded_at")}
+    here = await recording_files.of_recording(tx, recording.id, sequence=int(told["sequence"]), parts=False)
+    if here:
+        await recording_files.change(tx, here[0].id, **uploaded)
+    elif told.get("parts") is not None:
+        row = RecordingFile(**{**told, "recording_id": recording.id, "project_id": recording.project_id, "state": "gone"})
+        await recording_files.put(tx, row)

@@ -1,0 +1,62 @@
+"""Listing: what is recorded, as JSON for the pages and for players: a recording's facts, the ranges of a room's or a project's past."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from medianode import clock
+from medianode.egress.playback.footage import SECOND, Reel
+from medianode.store.recordings import Recording
+
+JOINED = 1.0
+"""Seconds between files that are still one range."""
+
+
+def brief(recording: Recording, *, growing: bool) -> dict[str, Any]:
+    """Of a list. Instants are RFC 3339, durations seconds."""
+    return {
+        "id": recording.id,
+        "room": recording.room,
+        "identity": recording.identity or None,
+        "title": recording.title,
+        "labels": dict(recording.labels),
+        "reason": recording.reason,
+        "state": "recording" if growing else ("finished" if recording.state == "recording" else recording.state),
+        "startedAt": clock.iso(recording.started_at),
+        "endedAt": None if growing or recording.ended_at is None else clock.iso(recording.ended_at),
+        "duration": round(recording.duration / SECOND, 3),
+        "bytes": recording.nbytes,
+        "pinned": recording.pinned,
+    }
+
+
+def whole(reel: Reel) -> dict[str, Any]:
+    """One recording: as it stands this moment, with the ranges of time that it has pictures or sound of."""
+    files = reel.files
+    told = brief(reel.recording, growing=reel.growing)
+    return {
+        **told,
+        "duration": round(sum(file.duration for file in files) / SECOND, 3),
+        "bytes": sum(file.nbytes for file in files),
+        "now": clock.iso(clock.wallclock()),
+        "ranges": ranges([reel]),
+        "gaps": [{"at": clock.iso(file.started_at), "cause": file.gap} for file in files if file.gap],
+    }
+
+
+def ranges(reels: Sequence[Reel]) -> list[dict[str, Any]]:
+    """From when to when there is something, each with its recording; `here` false where it is only in the bucket."""
+    found: list[dict[str, Any]] = []
+    for reel in reels:
+        last: dict[str, Any] | None = None
+        end = 0.0
+        for file in reel.files:
+            if last is not None and file.started_at - end < JOINED and last["here"] is file.here:
+                last["to"] = clock.iso(file.ended_at)
+            else:
+                since, until = clock.iso(file.started_at), clock.iso(file.ended_at)
+                last = {"recording": reel.recording.id, "from": since, "to": until, "here": file.here}
+                found.append(last)
+            end = file.ended_at
+    return found

@@ -1,0 +1,46 @@
+"""medianode recordings: list, forecast, rebuild, where no daemon runs."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+from harness.recorded import Studio
+
+from medianode.cli import main
+from medianode.config import Recording as Settings
+from medianode.control.nodes import open_node_id
+from medianode.control.projects import Projects
+from medianode.events import Bus
+from medianode.store import recordings
+from medianode.store.database import open_database
+
+
+async def _record(data_dir: Path) -> str:
+    """Two files, whose rows are then lost."""
+    async with open_database("", data_dir, environ={}) as db:
+        project = await Projects(db, Bus()).create("garage")
+        studio = Studio(db, data_dir / "recordings", Settings(), node_id=open_node_id(data_dir))
+        film = await studio.recorded(project, "garage-door", 1_700_000_000.0, 15)
+        async with db.write() as tx:
+            await recordings.remove(tx, film.order.recording_id)
+    return film.order.recording_id
+
+
+def test_a_lost_index_is_rebuilt_listed_and_foreseen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MEDIANODE__DATA_DIR", str(tmp_path))
+    recording = asyncio.run(_record(tmp_path))
+    assert main(["recordings", "list"]) == 0
+    assert recording not in capsys.readouterr().out
+    assert main(["recordings", "rebuild"]) == 0
+    assert f"{tmp_path}/recordings: 1 recordings, 2 adopted, 0 forgotten, 0 broken, 0 foreign" in capsys.readouterr().out
+    assert main(["recordings", "list", "--project", "garage", "--room", "door"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[1].split() == [recording, "2023-11-14T22:13:20Z", "15.0", shown[1].split()[3], "finished", "garage-door"]
+    assert main(["recordings", "forecast", "--project", "garage"]) == 0
+    forecast = msgspec.json.decode(capsys.readouterr().out)
+    assert (forecast["files"], forecast["next"][0]["name"], forecast["secondsLeft"]) == (2, "000001.mp4", None)

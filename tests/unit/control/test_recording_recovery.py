@@ -1,0 +1,204 @@
+"""The catalogue and the disk agree again: after kill -9, after a lost index, after files went without being asked."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from harness.recorded import Studio
+
+from medianode.config import Recording as Settings
+from medianode.control import recording_places
+from medianode.control.projects import Projects
+from medianode.errors import Conflict
+from medianode.events import Bus
+from medianode.store import outbox, recording_files, recordings
+from medianode.store.database import Database, Transaction
+from medianode.store.projects import Project
+from medianode.store.recording_files import RecordingFile
+from medianode.store.recordings import Recording
+
+AT = 1_700_000_000.0
+Dump = tuple[list[Recording], list[RecordingFile]]
+
+
+@pytest.fixture
+async def project(database: Database) -> Project:
+    return await Projects(database, Bus()).create("garage")
+
+
+@pytest.fixture
+async def studio(database: Database, tmp_path: Path) -> Studio:
+    return await restarted(Studio(database, tmp_path / "recordings", Settings()))
+
+
+async def restarted(studio: Studio) -> Studio:
+    """Another process: it knows what the database and the disk know."""
+    found = Studio(studio.db, studio.root, studio.settings)
+    await found.open()
+    with ExitStack() as claims:
+        assert await found.recovery.take(claims, set())
+    return found
+
+
+async def dump(db: Database) -> Dump:
+    """All rows, but for the numbers that the database gives them."""
+    async with db.read() as tx:
+        found, _ = await recordings.page(tx, None, limit=1000)
+        files = [replace(file, id=0) for r in sorted(found, key=lambda r: r.id) for file in await recording_files.of_recording(tx, r.id)]
+    return sorted(found, key=lambda r: r.id), files
+
+
+async def told(db: Database) -> list[str]:
+    async with db.read() as tx:
+        return [e.type for e in await outbox.after(tx, 0, 1000) if e.type.startswith("recording.")]
+
+
+async def test_what_a_kill_left_open_is_closed_ended_and_told_once(studio: Studio, project: Project) -> None:
+    film = studio.film(project, "garage-door", AT)
+    film.roll(25.4)  # its third file is open, and its last part not written
+    await studio.ledger.write()
+    whole = film.files[2].path.stat().st_size
+    with film.files[2].path.open("ab") as torn:
+        torn.write(b"\x00\x00\x10\x00moof and no more")
+    again = await restarted(studio)
+    hooked: list[str] = []
+
+    async def on_file(tx: Transaction, recording: Recording, file: RecordingFile) -> None:
+        hooked.append(file.name)
+
+    async def on_end(tx: Transaction, recording: Recording) -> None:
+        hooked.append(recording.error_code)
+
+    again.ledger.on_file, again.ledger.on_end = on_file, on_end
+    assert await again.recovery.end_cut_off() == 1
+    assert await again.recovery.end_cut_off() == 0
+    (row,), files = await dump(studio.db)
+    assert (row.state, row.error_code) == ("finished", "node-restarted")
+    assert [(file.state, file.name) for file in files] == [("closed", f"{n:06}.mp4") for n in (1, 2, 3)]
+    assert film.files[2].path.stat().st_size == files[2].nbytes == whole, "the torn tail is off"
+    assert files[2].parts is not None
+    assert row.duration == sum(file.duration for file in files)
+    assert row.ended_at == pytest.approx(AT + 25, abs=1.0), "at most a part is lost"
+    assert hooked == ["000003.mp4", "node-restarted"]
+    assert await told(studio.db) == ["recording.started", "recording.finished"]
+    await (await restarted(studio)).recovery.reconcile()
+    assert await told(studio.db) == ["recording.started", "recording.finished"]
+
+
+async def test_what_a_lost_node_recorded_is_over_and_whole_when_it_comes_back(studio: Studio, project: Project) -> None:
+    film = studio.film(project, "garage-door", AT)
+    film.roll(25)
+    await studio.ledger.write()
+    other = Studio(studio.db, studio.root.with_name("elsewhere"), studio.settings, node_id="node-b")
+    assert await other.recovery.bury("node-a") == 1
+    assert await other.recovery.bury("node-a") == 0
+    (row,), _ = await dump(studio.db)
+    assert (row.state, row.error_code, row.ended_at) == ("finished", "node-lost", pytest.approx(AT + 20))
+    again = await restarted(studio)
+    assert await again.recovery.end_cut_off() == 0
+    await again.recovery.reconcile()
+    (row,), files = await dump(studio.db)
+    assert [file.state for file in files] == ["closed"] * 3
+    assert (row.duration, row.ended_at) == (sum(file.duration for file in files), pytest.approx(AT + 25, abs=1.0))
+    assert await told(studio.db) == ["recording.started", "recording.finished"]
+
+
+async def test_of_a_recording_that_had_nothing_on_the_disk_yet_it_is_told_that_it_failed(studio: Studio, project: Project) -> None:
+    film = studio.film(project, "garage-door", AT)
+    film.roll(1)
+    await studio.ledger.write()
+    film.files[0].path.write_bytes(film.files[0].init[:300])
+    again = await restarted(studio)
+    await again.recovery.end_cut_off()
+    (row,), files = await dump(studio.db)
+    assert (row.state, row.error_code, row.nbytes, files) == ("failed", "node-restarted", 0, [])
+
+
+async def test_a_lost_index_is_rebuilt_equal(studio: Studio, project: Project) -> None:
+    for room, at in (("garage-door", AT), ("garage-yard", AT + 3.25), ("garage-door", AT + 100)):
+        await studio.recorded(project, room, at, 25)
+    (first, *_), _ = await dump(studio.db)
+    async with studio.db.write() as tx:
+        await recordings.change(tx, first.id, pinned=True, title="evidence", playback_id="pb", media_id="m")
+    await studio.catalogue.note(first.id)
+    before = await dump(studio.db)
+    facts = await told(studio.db)
+    async with studio.db.write() as tx:
+        for recording in before[0]:
+            await recordings.remove(tx, recording.id)
+    assert await dump(studio.db) == ([], [])
+    again = await restarted(studio)
+    tally = await again.recovery.reconcile()
+    assert (tally.recordings, tally.adopted, tally.foreign, tally.broken) == (3, 9, 0, 0)
+    assert await dump(studio.db) == before
+    assert await told(studio.db) == facts, "it is no news that there are recordings"
+    # and by the command, over rows that lie
+    async with studio.db.write() as tx:
+        for file in before[1]:
+            await recording_files.put(tx, replace(file, nbytes=1, duration=1, parts=None))
+    await again.recovery.rebuild(studio.root)
+    assert await dump(studio.db) == before
+
+
+async def test_files_without_rows_are_taken_up_and_told_of(studio: Studio, project: Project) -> None:
+    await studio.recorded(project, "garage-yard", AT, 5)
+    film = studio.film(project, "garage-door", AT + 10)
+    film.roll(25)
+    studio.ledger._backlog._changes.clear()  # the database was away until the power was
+    again = await restarted(studio)
+    tally = await again.recovery.reconcile()
+    assert tally.adopted == 3
+    rows, files = await dump(studio.db)
+    (row,) = [r for r in rows if r.room == "garage-door"]
+    assert (row.state, row.identity, row.error_code, row.started_at) == ("finished", "cam", "node-restarted", AT + 10)
+    assert len([f for f in files if f.recording_id == row.id]) == 3
+    assert (await told(studio.db))[2:] == ["recording.started", "recording.finished"]
+    assert (await again.recovery.reconcile()).adopted == 0
+
+
+async def test_rows_without_files_go_but_not_where_a_disk_is_not_mounted(studio: Studio, project: Project) -> None:
+    lost = await studio.recorded(project, "garage-door", AT, 25)
+    partly = await studio.recorded(project, "garage-yard", AT, 25)
+    again = await restarted(studio)
+    shutil.rmtree(lost.order.directory)
+    partly.files[0].path.unlink()
+    before = await dump(studio.db)
+    hidden = studio.root.with_name("unmounted")
+    studio.root.rename(hidden)
+    studio.root.mkdir()
+    unmounted = Studio(studio.db, studio.root, studio.settings)
+    await unmounted.open()
+    with ExitStack() as claims:
+        assert not await unmounted.recovery.take(claims, set())
+    assert not recording_places.marked(studio.root)
+    await unmounted.recovery.reconcile()
+    assert await dump(studio.db) == before, "nothing is concluded from an empty mount point"
+    studio.root.rmdir()
+    hidden.rename(studio.root)
+    tally = await again.recovery.reconcile()
+    assert tally.forgotten == 4
+    (row,), files = await dump(studio.db)
+    assert (row.id, [f.sequence for f in files]) == (partly.order.recording_id, [2, 3])
+    assert (await told(studio.db))[4:] == ["recording.deleted"] * 2
+
+
+async def test_nothing_is_done_to_files_of_others(studio: Studio, project: Project) -> None:
+    await studio.recorded(project, "garage-yard", AT, 3)
+    projects = Projects(studio.db, studio.bus)
+    film = await studio.recorded(await projects.create("other"), "other-door", AT, 3)
+    await projects.delete("other", "other")
+    again = await restarted(studio)
+    assert (await again.recovery.reconcile()).foreign == 1
+    assert film.files[0].path.exists()
+    link = studio.root / "garage" / "garage-yard" / "rec_00000000000000000000"
+    link.symlink_to("/etc")
+    (studio.root / "garage" / "garage-yard" / "notes").mkdir()
+    assert (await again.recovery.reconcile()).recordings == 2
+    with ExitStack() as claims:
+        again.recovery.claim(claims, [studio.root])
+        with pytest.raises(Conflict, match="stop it first"):
+            Studio(studio.db, studio.root, studio.settings).recovery.claim(claims, [studio.root])

@@ -1,0 +1,250 @@
+"""Who is recorded, from when to when: by option and by hand, over reconnects and takeovers, with what was before the start."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from harness import AUDIO, IDR, SLICE, VIDEO
+from harness.disks import FaultyDisk
+from samples import grant
+
+from medianode import clock
+from medianode.config import Config
+from medianode.egress.recorder import service
+from medianode.egress.recorder import writer as writing
+from medianode.egress.recorder.order import Order
+from medianode.egress.recorder.recover import Recovered, recover
+from medianode.egress.recorder.service import Recorder
+from medianode.errors import Conflict, LimitExceeded, NotFound, StorageError
+from medianode.events import Bus, RecordingEnded, RecordingEvent, RecordingStarted
+from medianode.media.packet import Packet
+from medianode.media.track import Codec, Track
+from medianode.routing.registry import Registry
+from medianode.tasks import background
+from medianode.transcode.renditions import Renditions
+
+RECORDED = grant(record=True, hold=60.0)
+PLAIN = grant(hold=60.0)
+
+
+class Encoder:
+    """Its pictures carry the time they are given; the clock of the packets is made up, from `zero` on."""
+
+    def __init__(self, stage: Stage, **changes: Any) -> None:
+        self.stage = stage
+        self.room, self.publication = stage.registry.publish(replace(PLAIN, **changes), "test", "127.0.0.1", lambda error: None)
+        self.sent = 0
+
+    def play(self, seconds: float, *, at: float = 0.0, gop: int = 30) -> Encoder:
+        """From `at` seconds after the stage's zero."""
+        if not self.publication.tracks:
+            self.publication.set_tracks((VIDEO, AUDIO))
+        for _ in range(round(seconds * 30)):
+            n, self.sent = self.sent, self.sent + 1
+            key, received = n % gop == 0, self.stage.zero + at + n / 30
+            self.publication.write(Packet(VIDEO, IDR if key else SLICE, n * 3000, n * 3000, key, received))
+        return self
+
+    def end(self, cause: str = "closed", *, final: bool = False) -> None:
+        self.room.end(self.publication, cause, final=final)
+
+
+class Stage:
+    def __init__(self, root: Path, **recording: Any) -> None:
+        self.bus = Bus()
+        limits, disk = recording.pop("limits", {}), recording.pop("filesystem", None)
+        self.config = msgspec.convert({"recording": recording, "limits": limits}, Config)
+        self.registry = Registry(self.bus, self.config.limits)
+        self.renditions = Renditions(self.config.limits, self.config.mjpeg, self.config.hls)
+        self.recorder = Recorder(self.config, self.registry, self.bus, self.renditions, root / "recordings", disk)
+        self.zero = clock.now() - 1000.0
+        self.events: list[RecordingEvent] = []
+        self.bus.subscribe(RecordingEvent, self.events.append)
+        self.root = root
+
+    def order(self, ident: str = "rec_1", **changes: Any) -> Order:
+        directory = self.root / "recordings" / "x" / ident
+        return Order(recording_id=ident, **{"project_id": "p", "slug": "live", "room": "live-a", "directory": directory, **changes})
+
+    @property
+    def running(self) -> list[str]:
+        return [session.order.reason for session in self.recorder.active.values() if not session.ending]
+
+    async def over(self) -> None:
+        """All that are ending have ended."""
+        await asyncio.gather(*(session.ended for session in self.recorder.active.values() if session.ending))
+
+    def files(self) -> list[Recovered]:
+        return [recover(path) for path in sorted((self.root / "recordings").rglob("*.mp4"))]
+
+    def told(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self.events if type(event) is kind]
+
+
+@asynccontextmanager
+async def stage(root: Path, **recording: Any) -> AsyncIterator[Stage]:
+    made = Stage(root, **recording)
+    async with made.renditions, background(made.recorder.serve()):
+        await asyncio.sleep(0)
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "BATCH", 0.001)
+
+
+async def test_one_recording_over_reconnects_ends_with_the_hold(tmp_path: Path) -> None:
+    async with stage(tmp_path) as s:
+        first = Encoder(s, record=True).play(2)
+        assert s.running == ["ingress"]
+        first.end()
+        Encoder(s, record=True).play(2, at=5.0)
+        assert len(s.recorder.active) == 1
+        room = s.registry.find("p", "live-a")
+        assert room is not None
+        room.end(s.registry.publications[0], "closed", final=True)
+        await s.over()
+        assert not s.recorder.active
+        assert [(f.gap, f.start, f.duration) for f in s.files()] == [("", 0, 2_000_000), ("publisher-gap", 5_000_000, 2_000_000)]
+        (ended,) = s.told(RecordingEnded)
+        assert ended.duration == 4_000_000
+
+
+async def test_a_takeover_goes_on_in_a_new_file(tmp_path: Path) -> None:
+    async with stage(tmp_path) as s:
+        Encoder(s, record=True).play(2)
+        Encoder(s, record=True).play(2, at=3.0).end(final=True)
+        await s.over()
+        assert [f.gap for f in s.files()] == ["", "takeover"]
+        assert len(s.told(RecordingStarted)) == 1
+
+
+async def test_a_room_is_recorded_whoever_its_programme_is(tmp_path: Path) -> None:
+    async with stage(tmp_path) as s:
+        s.recorder.wants_room = lambda project_id, room: room == "live-a"
+        one = Encoder(s, identity="one").play(2)
+        other = Encoder(s, identity="other").play(3, at=0.0)
+        one.end(final=True)
+        other.play(1)
+        other.end(final=True)
+        await s.over()
+        (started,) = s.told(RecordingStarted)
+        assert (started.reason, started.identity) == ("room", "")
+        first, second = s.files()
+        assert first.duration == 2_000_000
+        assert second.gap == "takeover"
+
+
+async def test_both_the_room_and_its_publisher_and_by_hand(tmp_path: Path) -> None:
+    async with stage(tmp_path) as s:
+        s.recorder.wants_room = lambda project_id, room: True
+        encoder = Encoder(s, record=True).play(1)
+        s.recorder.start(s.order())
+        with pytest.raises(Conflict) as refused:
+            s.recorder.start(s.order("rec_2"))
+        assert refused.value.code == "already-recording"
+        s.recorder.start(s.order("rec_3", reason="clip"))
+        s.recorder.start(s.order("rec_4", reason="clip"))
+        assert sorted(s.running) == ["api", "clip", "clip", "ingress", "room"]
+        encoder.play(1).end(final=True)
+        await s.over()
+        assert len(s.files()) == 5
+
+
+async def test_what_was_stopped_by_hand_stays_stopped_while_its_publisher_goes_on(tmp_path: Path) -> None:
+    async with stage(tmp_path) as s:
+        encoder = Encoder(s, record=True).play(1)
+        (ident,) = s.recorder.active
+        await s.recorder.stop(ident)
+        assert s.told(RecordingEnded)
+        assert not s.recorder.begins(encoder.publication.grant)
+        encoder.play(1).end()
+        again = Encoder(s, record=True).play(1, at=3.0)
+        assert not s.running
+        again.end(final=True)
+        Encoder(s, record=True).play(1, at=6.0)
+        assert s.running == ["ingress"]
+        with pytest.raises(NotFound):
+            await s.recorder.stop("rec_none")
+
+
+async def test_where_nobody_publishes_and_where_there_are_too_many(tmp_path: Path) -> None:
+    async with stage(tmp_path, limits={"recordings": 1}) as s:
+        with pytest.raises(NotFound) as refused:
+            s.recorder.start(s.order())
+        assert refused.value.code == "no-programme"
+        Encoder(s, record=True).play(1)
+        with pytest.raises(LimitExceeded):
+            s.recorder.start(s.order())
+
+
+@pytest.mark.parametrize(("before", "begins"), [(0.5, 9.0), (3.5, 6.0), (60.0, 3.0)])
+async def test_a_clip_begins_before_its_start_with_a_key_frame(tmp_path: Path, before: float, begins: float) -> None:
+    """A ring of six seconds, in a stream of ten with a GOP of one: asked for more than it has, it gives what it has."""
+    async with stage(tmp_path, preroll=6.0) as s:
+        s.zero = clock.now() - 10.0
+        encoder = Encoder(s).play(10)
+        s.recorder.start(s.order(reason="clip"), preroll=before)
+        encoder.play(1)
+        await s.recorder.stop("rec_1")
+        (file,) = s.files()
+        assert file.parts[0].independent
+        wall = clock.wallclock() - clock.now()
+        assert file.started_at == pytest.approx(wall + s.zero + begins, abs=1.01 if before < 60 else 0.05)
+        assert file.started_at <= wall + s.zero + max(3.0, 10.0 - before) + 0.05
+        assert file.duration == pytest.approx((11.0 + s.zero + wall - file.started_at) * 1e6, abs=1000)
+
+
+async def test_the_end_of_the_node_ends_them_all(tmp_path: Path) -> None:
+    async with stage(tmp_path) as s:
+        Encoder(s, record=True).play(2)
+        s.recorder.start(s.order())
+        heard: list[int] = []
+        live = [0]
+        s.recorder.on_parts("rec_1", lambda: (heard.append(1), live.append(len(getattr(s.recorder.live("rec_1"), "parts", ()))))[0])
+    assert len(s.told(RecordingEnded)) == 2
+    assert heard
+    assert max(live) >= 1
+    assert [f.cut for f in s.files()] == [0, 0]
+    assert not s.recorder.active
+
+
+async def test_sound_of_telephones_is_made_aac(tmp_path: Path) -> None:
+    """G.711 by the shared rendition; the picture is copied."""
+    async with stage(tmp_path) as s:
+        sound = Track(1, Codec.PCM_ALAW, 8000, sample_rate=8000, channels=1)
+        room, publication = s.registry.publish(RECORDED, "test", "127.0.0.1", lambda error: None)
+        publication.set_tracks((VIDEO, sound))
+        for n in range(90):
+            key, at = n % 30 == 0, clock.now()
+            publication.write(Packet(VIDEO, IDR if key else SLICE, n * 3000, n * 3000, key, at))
+            t = n * 266
+            publication.write(Packet(sound, bytes(266), t, t, True, at))
+            await asyncio.sleep(0.002)
+        s.renditions.all[0]._collect()
+        room.end(publication, "closed", final=True)
+        await s.over()
+        (file,) = s.files()
+        assert [codec for _, codec, *_ in file.tracks] == ["h264", "aac"]
+
+
+async def test_a_disk_that_does_not_answer_keeps_nobody_waiting_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "PATIENCE", 0.01)
+    disk = FaultyDisk(tmp_path)
+    async with stage(tmp_path, filesystem=disk, limits={"shutdown_grace": 0.05}) as s:
+        disk.free.clear()
+        Encoder(s, record=True).play(2)
+        (ident,) = s.recorder.active
+        with pytest.raises(StorageError):
+            await s.recorder.stop(ident)
+        disk.free.set()
+        await s.over()
+        assert len(s.files()) == 1
