@@ -99,7 +99,7 @@ class House:
             hold=1.0,
         )
 
-    def on_air(self, project_id: str, room: str) -> None:
+    async def wanted(self, project_id: str, room: str) -> None:
         if self.off_air:
             raise NotFound(f"nobody publishes in room {room}", code="no-programme")
 
