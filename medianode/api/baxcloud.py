@@ -34,7 +34,8 @@ INPUT_TYPES: dict[Door, InputType] = {Door.RTMP: "RTMP_INPUT", Door.WHIP: "WHIP_
 
 class CreateIngress(msgspec.Struct, rename="camel"):
     """`takeover` (ours): what a second encoder with the key does to one that is heard from; a silent one is always replaced. `record`
-    (ours): what is published through it is recorded. URL_INPUT (ours) is fetched from `url`: `transport` of rtsp://, `onDemand` (only while
+    (ours): what is published through it is recorded; where its room is set to be recorded as well, there are two recordings, each whole by
+    itself. URL_INPUT (ours) is fetched from `url`: `transport` of rtsp://, `onDemand` (only while
     somebody watches), `silence` and `frozenVideo` in seconds, see `/api/v1/apps/{app}/pulls`.
     """
 

@@ -135,6 +135,12 @@ class Filter(msgspec.Struct):
     offset: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
 
 
+class Deletion(msgspec.Struct, rename="camel"):
+    """`keepRemote`: what is in the project's bucket stays there."""
+
+    keep_remote: bool = False
+
+
 class NewRecording(msgspec.Struct, rename="camel"):
     """What is on air in the room: its programme, or one publisher by `identity`, over reconnects, until it is stopped, the session ends or
     `maxDuration` seconds have passed (0: no bound).
@@ -283,9 +289,10 @@ class RecordingsApi:
                 method="DELETE",
                 path=one,
                 handler=self.delete,
+                query=Deletion,
                 status=204,
                 errors=(409,),
-                summary="Delete it and its files; one that runs is stopped first, a pinned one is refused",
+                summary="Delete it and its files, in the bucket too; one that runs is stopped first, a pinned one is refused",
                 **common,
             ),
         ]
@@ -346,8 +353,9 @@ class RecordingsApi:
         changed = await self._recordings.change(project.id, call.path("recording"), **given)
         return Data(recording_view(changed, project.slug, self._desk.urls(call)))
 
-    async def delete(self, call: Call[Principal, Empty, Empty]) -> None:
-        await self._recordings.delete((await self._desk.project(call)).id, call.path("recording"))
+    async def delete(self, call: Call[Principal, Empty, Deletion]) -> None:
+        project = await self._desk.project(call)
+        await self._recordings.delete(project.id, call.path("recording"), keep_remote=call.query.keep_remote)
 
 
 def moment(text: str, field: str) -> float | None:

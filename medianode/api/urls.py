@@ -84,6 +84,10 @@ class Urls:
         """Of one recording: its playlist, one of its files, `download.mp4`, `poster.jpg`."""
         return f"{self.base}/vod/{slug}/{recording_id}/{name}"
 
+    def asset(self, playback_id: str, name: str) -> str:
+        """Of what was recorded of a live stream, by its playback id: as open as that, whatever its room is."""
+        return f"{self.base}/vod/{playback_id}/{name}"
+
     def room_recordings(self, slug: str, room: str) -> str:
         """What was recorded in a room; takes `from` and `to`."""
         return f"{self.base}/vod/{slug}/rooms/{quote(room)}/index.m3u8"

@@ -21,6 +21,7 @@ from medianode.control.recording_places import RecordingPlaces
 from medianode.control.recording_policy import policy_of
 from medianode.control.recording_recovery import Recovery
 from medianode.control.retention import Retention
+from medianode.errors import ConfigError
 from medianode.events import Bus
 from medianode.media.names import room_name
 from medianode.store import recordings
@@ -73,11 +74,13 @@ async def _forecast(arguments: argparse.Namespace, config: Config) -> int:
 
 
 async def _rebuild(arguments: argparse.Namespace, config: Config) -> int:
+    if arguments.directory is not None and not arguments.directory.is_dir():
+        raise ConfigError(f"--directory {arguments.directory}: there is no such directory")
     async with database(config) as db:
         places, recovery = await _recovery(db, config)
         roots = [arguments.directory.absolute()] if arguments.directory is not None else sorted(places.roots)
         with ExitStack() as claims:
-            recovery.claim(claims, roots)
+            await recovery.claim(claims, roots)
             for root in roots:
                 print(f"{root}: {await recovery.rebuild(root)}")
     return 0

@@ -43,8 +43,9 @@ class Fallbacks:
         self._bus = bus
         self._registry = registry
         self._limits = limits
-        self._reading = asyncio.Lock()
+        self._reading, self._checking = asyncio.Lock(), asyncio.Lock()
         self._known: dict[tuple[str, str], StoredFallback] = {}
+        self._changes = 0
         registry.slates.of = self.of
         bus.subscribe(IngressDeleted, self._ingress_deleted)
         bus.subscribe(ProjectDeleted, self._project_deleted)
@@ -120,7 +121,8 @@ class Fallbacks:
         canonical = room_name(project.slug, room)
         slate, media_type = "image", CLIP_TYPE
         if is_image(data):
-            media_type = await asyncio.to_thread(check_image, data, self._limits.decode_pixels)
+            async with self._checking:  # one at a time: decoded, it may have 256 MiB
+                media_type = await asyncio.to_thread(check_image, data, self._limits.decode_pixels)
         else:
             async with self._reading:  # one at a time: it takes a core
                 slate, data = "clip", await read_clip(data, self._limits.slate_seconds)
@@ -136,13 +138,17 @@ class Fallbacks:
             if not await table.remove(tx, project.id, canonical):
                 raise NotFound(f"room {shown(room)} has no fallback", code="no-fallback")
             await audit.record(tx, "room.fallback-removed", canonical, project.id)
+        self._changes += 1
         self._known.pop((project.id, canonical), None)
         self._tell(project.slug, project.id, canonical)
 
     async def load(self) -> None:
         """What there is, and what others have changed. Raises StorageError."""
+        changes = self._changes
         async with self._db.read() as tx:
             rows = await table.all_fallbacks(tx)
+        if changes != self._changes:  # of ours, while it was read: the next look has it
+            return
         found = {(stored.project_id, stored.room): stored for _, stored in rows}
         slugs = {stored.project_id: slug for slug, stored in rows}
         before, self._known = self._known, found
@@ -181,6 +187,7 @@ class Fallbacks:
             details = {"slate": wanted.slate, "always": wanted.always, "backup": wanted.backup}
             await audit.record(tx, "room.fallback-changed", wanted.room, project.id, **details)
         wanted = replace(wanted, media=None)
+        self._changes += 1
         self._known[wanted.project_id, wanted.room] = wanted
         self._tell(project.slug, wanted.project_id, wanted.room)
         return wanted
@@ -196,10 +203,13 @@ class Fallbacks:
         """The backup of a room is gone: what is left is its slate. Its row still has the id, which no other will ever have."""
         stored = self._known.get((event.project_id, event.room))
         if stored is not None and stored.backup == event.ingress_id:
+            self._changes += 1
             self._known[event.project_id, event.room] = replace(stored, backup=None)
-            self._registry.fall_back("", event.project_id, event.room)
+            if (room := self._registry.find(event.project_id, event.room)) is not None:
+                room.fall_back(self.of(event.project_id, event.room))
 
     def _project_deleted(self, event: ProjectDeleted) -> None:
+        self._changes += 1
         for key in [key for key in self._known if key[0] == event.project_id]:
             del self._known[key]
             self._registry.fall_back(event.slug, *key)

@@ -10,7 +10,7 @@ import os
 import secrets
 import string
 from collections.abc import Collection, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from medianode.auth import PublishGrant
@@ -43,6 +43,7 @@ class RecordingPlaces:
         self.default = root_of(config)
         self._own: dict[str, Path] = {}
         self._writable: set[Path] = set()
+        self._trying: Path | None = None
         self._made: dict[str, None] = {}
         self._changed = asyncio.Event()
         for kind in (ProjectChanged, ProjectDeleted):
@@ -57,6 +58,7 @@ class RecordingPlaces:
     async def serve(self) -> None:
         """Runs until cancelled."""
         while True:
+            await self._try_roots()
             await self._changed.wait()
             self._changed.clear()
             try:
@@ -65,6 +67,15 @@ class RecordingPlaces:
                 log.warning("storage of the projects not read: %s: %s", e.code, e)
                 await asyncio.sleep(RETRY)
                 self._changed.set()
+
+    async def _try_roots(self) -> None:
+        """Ahead of the first recording: a disk that does not answer must not hold up who publishes."""
+        for root in sorted(self.roots - self._writable):
+            self._trying = root
+            with suppress(OSError):  # told where somebody wants to record there
+                await asyncio.to_thread(check_writable, root)
+                self._writable.add(root)
+            self._trying = None
 
     @property
     def roots(self) -> frozenset[Path]:
@@ -121,7 +132,7 @@ class RecordingPlaces:
         labels: Mapping[str, str],
     ) -> Order:
         root = self.root(project_id)
-        if root not in self._writable:
+        if root not in self._writable and root != self._trying:
             self._check_writable(root)
         made = new_id()
         self._made[made] = None

@@ -19,12 +19,14 @@ from medianode.control.recording_ledger import RecordingLedger, shown_tracks
 from medianode.control.recording_places import RecordingPlaces
 from medianode.control.sidecar import Sidecar
 from medianode.egress.recorder.recover import Recovered, recover
-from medianode.errors import Conflict, PeerError, StorageError
+from medianode.errors import Conflict, InvalidRequest, PeerError, StorageError
+from medianode.media.names import room_name
 from medianode.media.parts import pack
-from medianode.store import projects, recording_files, recordings, settings
+from medianode.store import discards, projects, recording_files, recordings, settings
 from medianode.store.database import Database, Transaction
 from medianode.store.recording_files import RecordingFile
 from medianode.store.recordings import Recording
+from medianode.tasks import guard
 from medianode.webhooks.outbox import announce
 
 RESTARTED = ("node-restarted", "the node was stopped in the middle of it")
@@ -175,7 +177,7 @@ class Recovery:
         for root in sorted(self._places.roots):
             async for directory in _directories(root):
                 if directory.name not in self._places.made:
-                    await self._agree(directory, tally, lost_index=lost_index)
+                    await self._look_at(directory, tally, lost_index=lost_index)
                     await asyncio.sleep(PACE)
                 if clock.now() - told_at >= PROGRESS:
                     told_at = clock.now()
@@ -189,19 +191,31 @@ class Recovery:
         """Every row of what is below `root` anew, out of its files, for who has claimed it. Nothing is told. Raises StorageError."""
         tally, told_at = Tally(), clock.now()
         async for directory in _directories(root):
-            await self._agree(directory, tally, lost_index=True, anew=True)
+            await self._look_at(directory, tally, lost_index=True, anew=True)
             if clock.now() - told_at >= PROGRESS:
                 told_at = clock.now()
                 log.info("rebuilding: %s", tally)
         return tally
 
-    def claim(self, claims: ExitStack, roots: Iterable[Path]) -> None:
-        """While the stack is open no daemon repairs what is below. Raises Conflict (`recordings-in-use`), OSError."""
+    async def claim(self, claims: ExitStack, roots: Iterable[Path]) -> None:
+        """While the stack is open no daemon repairs what is below. Raises Conflict (`recordings-in-use`, `not-mounted`), StorageError,
+        OSError."""
         for root in roots:
+            if not await self._mounted(root):
+                raise Conflict(f"{root}: recordings should be there and are not: mount its disk first", code="not-mounted")
             recording_places.claim(claims, root, self._node_id)
 
+    async def _look_at(self, directory: Path, tally: Tally, *, lost_index: bool, anew: bool = False) -> None:
+        """One recording; what cannot be written down of it holds up no other. Raises StorageError where the database is away."""
+        refused = await guard("recording-recovery", self._agree(directory, tally, lost_index=lost_index, anew=anew))
+        if isinstance(refused, StorageError) and refused.code != "storage-error":
+            raise refused
+        if refused is not None:
+            tally.broken += 1
+            log.error("%s: not taken up: %s", directory, refused)
+
     async def _agree(self, directory: Path, tally: Tally, *, lost_index: bool, anew: bool = False) -> None:
-        """One recording. `lost_index`: it is not news that there is no row of it. `anew`: what its rows say is not believed."""
+        """`lost_index`: it is not news that there is no row of it. `anew`: what its rows say is not believed."""
         tally.recordings += 1
         async with self._db.read() as tx:
             recording = await recordings.find(tx, directory.name)
@@ -234,13 +248,13 @@ class Recovery:
                 return
             if anew and locked.directory != recording.directory:
                 await recordings.change(tx, recording.id, directory=recording.directory)
-            await self._put(tx, locked, found)
+            put = await self._put(tx, locked, found)
             gone = await self._forget(tx, locked, list(missing.values()))
-            if not anew and (found or gone):
+            if not anew and (put or gone):
                 duration, nbytes, until = await recording_files.totals(tx, recording.id)
                 ended_at = max(locked.ended_at or 0.0, until or 0.0)
                 await recordings.change(tx, recording.id, duration=duration, nbytes=nbytes, ended_at=ended_at)
-        tally.adopted += len(found)
+        tally.adopted += put
         tally.forgotten += len(missing)
 
     async def _adopt(self, directory: Path, names: Collection[str], tally: Tally, *, lost_index: bool) -> None:
@@ -248,11 +262,12 @@ class Recovery:
         said = await asyncio.to_thread(sidecar.read, directory)
         stub = Recording(id=directory.name, project_id="", room="", node_id=self._node_id, directory=str(directory), started_at=0.0)
         found = await self._recovered(stub if said is None else replace(stub, reason=said.recording.reason), (), tally)
-        label = found[0][1].label if found else {}
-        if not label and (said is None or not said.files):
+        if not found and (said is None or not said.files):
             return  # an empty directory
         async with self._db.write() as tx:
-            project_id = await self._project_of(tx, label, directory, lost_index=lost_index)
+            if str(directory) in await discards.noted(tx, self._node_id, str(directory)):
+                return  # it was deleted, and is still to be unlinked
+            project_id = await self._project_of(tx, found[0][1].label["project"] if found else "", directory, lost_index=lost_index)
             if project_id is None:
                 tally.foreign += 1
                 return
@@ -263,22 +278,27 @@ class Recovery:
             await recordings.insert_recording(tx, replace(recording, state="recording", ended_at=None) if news else recording)
             if news:
                 await self._ledger.tell_start(tx, recording)
-            await self._put(tx, recording, found)
+            put = await self._put(tx, recording, found)
             for file in said.files if said is not None else ():
                 await _put_remote(tx, recording, file)
             if news:
                 await self._ledger.close(tx, recording, *RESTARTED)
-        tally.adopted += len(found)
+        tally.adopted += put
         if said is None:
             await self._note(recording.id)
 
-    async def _project_of(self, tx: Transaction, label: Mapping[str, Any], directory: Path, *, lost_index: bool) -> str | None:
-        """By its id; where the whole index is lost by its slug, for ids are made anew with it."""
-        named = str(label.get("project") or "")
-        project = await projects.find(tx, named) if named else None
-        if project is None and lost_index:
-            project = await projects.find(tx, str(label.get("slug") or directory.parents[1].name))
-        return None if project is None or not await projects.hold(tx, (project.id,)) else project.id
+    async def _project_of(self, tx: Transaction, named: str, directory: Path, *, lost_index: bool) -> str | None:
+        """Whose it is tells its place: nobody can write there for others. `named`: in its files, the id; another one is that of a project
+        that is gone, but where the whole index is lost, for ids are made anew with it."""
+        room, slug = directory.parent.name, directory.parents[1].name
+        project = await projects.find(tx, slug)
+        if project is None or project.slug != slug or (named != project.id and not lost_index):
+            return None
+        try:
+            own = room_name(slug, room) == room
+        except InvalidRequest:
+            own = False
+        return project.id if own and await projects.hold(tx, (project.id,)) else None
 
     async def _recovered(
         self, recording: Recording, known: Collection[str], tally: Tally | None = None
@@ -306,12 +326,16 @@ class Recovery:
                 found.append((_file(recording, name, file, mine=mine), file))
         return found
 
-    async def _put(self, tx: Transaction, recording: Recording, found: Sequence[tuple[RecordingFile, Recovered]]) -> None:
-        for file, _ in found:
+    async def _put(self, tx: Transaction, recording: Recording, found: Sequence[tuple[RecordingFile, Recovered]]) -> int:
+        """How many: those that were deleted and are still to be unlinked are not taken up again."""
+        noted = await discards.noted(tx, self._node_id, recording.directory)
+        kept = [file for file, _ in found if str(Path(recording.directory) / file.name) not in noted]
+        for file in kept:
             await recording_files.put(tx, replace(file, project_id=recording.project_id))
             if self._ledger.on_file is not None:
                 for row in await recording_files.of_recording(tx, recording.id, sequence=file.sequence):
                     await self._ledger.on_file(tx, recording, row)
+        return len(kept)
 
     # what is not there any more
 
@@ -439,7 +463,7 @@ def _recording(
     directory: Path, project_id: str, node_id: str, said: Sidecar | None, found: Sequence[tuple[RecordingFile, Recovered]]
 ) -> Recording:
     """Its row, by what its sidecar says, and where there is none by its files."""
-    placed: dict[str, Any] = {"project_id": project_id, "node_id": node_id, "directory": str(directory)}
+    placed: dict[str, Any] = {"project_id": project_id, "room": directory.parent.name, "node_id": node_id, "directory": str(directory)}
     if said is not None and (said.recording.state != "recording" or not found):
         return replace(said.recording, id=directory.name, **placed)
     first, label = found[0][0], found[0][1].label
@@ -447,13 +471,12 @@ def _recording(
     told = Recording(
         id=directory.name,
         **placed,
-        room=str(label["room"]),
-        identity=str(label.get("identity") or ""),
+        identity=label.get("identity", ""),
         ingress_id=label.get("ingress"),
-        reason=str(label.get("reason") or "rebuilt"),
+        reason=label.get("reason") or "rebuilt",
         state="finished",
-        title=str(label.get("title") or ""),
-        labels={str(name): str(value) for name, value in dict(label.get("labels") or {}).items()},
+        title=label.get("title", ""),
+        labels=label.get("labels", {}),
         started_at=first.started_at - first.start / 1_000_000,
         ended_at=last.started_at + last.duration / 1_000_000,
         duration=sum(file.duration for file, _ in found),

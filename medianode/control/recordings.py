@@ -119,7 +119,7 @@ class Recordings:
         self._places = places
         self._node_id = node_id
         self.recorder: Recorder | None = None
-        self.discard: Callable[[Recording], Awaitable[object]] = _nothing
+        self.discard: Callable[[Recording, bool], Awaitable[object]] = _nothing
         self.settle: Callable[[], Awaitable[object]] = _settled
         self.note: Callable[[str], Awaitable[object]] = _noted
         self._begun: dict[str, Recording] = {}
@@ -222,8 +222,14 @@ class Recordings:
         async with self._db.read() as tx:
             return await recording_files.of_recording(tx, recording_id, parts=False)
 
+    async def first_file(self, recording_id: str) -> RecordingFile | None:
+        async with self._db.read() as tx:
+            return await recording_files.first(tx, recording_id)
+
     async def change(self, project_id: str, recording_id: str, **changed: Any) -> Recording:
-        """`changed`: of title, labels, pinned. Raises NotFound."""
+        """`changed`: of title, labels, pinned. Raises NotFound, also for one that waits for its first picture."""
+        if self._waiting(recording_id) is not None:
+            await self.settle()  # it may have begun this moment
         async with self._db.write() as tx:
             found = await table.find(tx, recording_id, lock=True)
             if found is None or found.project_id != project_id:
@@ -233,8 +239,11 @@ class Recordings:
         await guard("sidecar", self.note(recording_id))  # it is changed, whatever becomes of that
         return replace(found, **changed)
 
-    async def delete(self, project_id: str, recording_id: str) -> Recording:
-        """With its files; one that runs is stopped first. Raises NotFound, Conflict (`pinned`, `other-node`)."""
+    async def delete(self, project_id: str, recording_id: str, *, keep_remote: bool = False) -> Recording:
+        """With its files, here and (but with `keep_remote`) in a bucket; one that runs is stopped first.
+
+        Raises NotFound, Conflict (`pinned`, `other-node`).
+        """
         found = await self.get(project_id, recording_id)
         if found.pinned:
             raise Conflict("it is pinned: take the pin off first", code="pinned")
@@ -244,8 +253,9 @@ class Recordings:
                 if await table.find(tx, recording_id) is None:
                     return found  # it never had a picture
         async with self._db.write() as tx:
-            await audit.record(tx, "recording.deleted", recording_id, project_id, room=found.room)
-        await self.discard(found)
+            kept = {"keepRemote": True} if keep_remote else {}
+            await audit.record(tx, "recording.deleted", recording_id, project_id, room=found.room, **kept)
+        await self.discard(found, keep_remote)
         return found
 
     async def on_end(self, tx: Transaction, recording: Recording) -> None:
@@ -375,7 +385,7 @@ class Recordings:
         self._wake.set()
 
 
-async def _nothing(recording: Recording) -> None:
+async def _nothing(recording: Recording, keep_remote: bool) -> None:
     """Stands in for `Recordings.discard` where there are no files."""
 
 

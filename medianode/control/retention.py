@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from medianode import clock, telemetry
 from medianode.config import Recording as Settings
@@ -66,6 +67,14 @@ class _Gone:
     told_at: float | None = None
 
 
+class Removals(Protocol):
+    """control.bucket_removals: what is to go from a project's bucket, noted in the transaction that takes the rows away."""
+
+    async def add(self, tx: Transaction, recording: Recording) -> None: ...
+
+    async def add_begun(self, tx: Transaction, recording: Recording, file_ids: Collection[int]) -> None: ...
+
+
 class Retention:
     """`serve` looks; `make_room` is for a write that found none. `in_use`: does somebody read this file? (`egress.playback` knows.)"""
 
@@ -75,6 +84,7 @@ class Retention:
         self._places = places
         self._node_id = node_id
         self.in_use: Callable[[Path], bool] = lambda path: False
+        self.removals: Removals | None = None
         self.rates = WriteRates(bus)
         self.spaces: Sequence[Space] = ()
         self.states: dict[int, DiskState] = {}
@@ -140,8 +150,8 @@ class Retention:
                 log.error("no room for recordings at %s, and none can be made: %s", directory, e)
                 return 0
 
-    async def delete(self, recording: Recording, cause: str = "api") -> None:
-        """All of it, here and in the catalogue, whether it is pinned or not. What is in a bucket stays there.
+    async def delete(self, recording: Recording, keep_remote: bool = False) -> None:
+        """All of it, here, in the catalogue and in its project's bucket (but with `keep_remote`), whether it is pinned or not.
 
         Raises NotFound, Conflict (`recording-runs`) while it is being recorded, StorageError.
         """
@@ -154,7 +164,9 @@ class Retention:
                 raise Conflict("this recording is still running: stop it first", code="recording-runs")
             count, nbytes = (await recording_files.counts(tx, [locked.id])).get(locked.id, (0, 0))
             gone = _Gone(files=count, nbytes=nbytes, seconds=locked.duration / 1_000_000)
-            await self._drop(tx, locked, gone, cause)
+            if self.removals is not None and not keep_remote:
+                await self.removals.add(tx, locked)
+            await self._drop(tx, locked, gone, "api")
         self._used[recording.project_id] -= nbytes
         async with self._turn:
             await self._sweep()
@@ -187,9 +199,10 @@ class Retention:
         return sum(rate for project_id, rate in rates.items() if device.get(self._places.root(project_id)) == space.device)
 
     def wanted(self, space: Space) -> int:
-        """Bytes that are to stay free: `recording.min_free`, at most a quarter of the disk, and what is written until the next looks."""
+        """Bytes that are to stay free: `recording.min_free`, at most a quarter of the disk, and what is written until the next looks; half
+        of it at most, for what comes faster has `make_room`."""
         kept = max(left_free(space.total), min(self._settings.min_free, space.total // 4))
-        return kept + int(self.write_rate(space) * LOOK * 2)
+        return min(kept + int(self.write_rate(space) * LOOK * 2), space.total // 2)
 
     def _devices(self) -> Sequence[Space]:
         """One of each."""
@@ -283,7 +296,7 @@ class Retention:
 
     async def _free(self, space: Space, wanted: int) -> Space:
         """Delete until so much is free, the oldest first. What should have stayed goes only where the disk would be full otherwise."""
-        urgent = min(wanted, int(self.write_rate(space) * LAST_RESORT) + left_free(space.total))
+        urgent = min(wanted, min(int(self.write_rate(space) * LAST_RESORT), space.total // 16) + left_free(space.total))
         for last_resort, goal in ((False, wanted), (True, urgent)):
             for root in self._roots(space):
                 choice = Choice(node_id=self._node_id, root=str(root), uploaded=None if last_resort else False)
@@ -336,6 +349,10 @@ class Retention:
             locked = await kept_files.lock(tx, [file.id for file in files])
             owners = {recording_id: await recordings.find(tx, recording_id) for recording_id in {file.recording_id for file in locked}}
             sums: dict[str, _Gone] = {}
+            if self.removals is not None:
+                for whose in filter(None, owners.values()):
+                    unsent = [file.id for file in locked if file.recording_id == whose.id and not file.remote_key]
+                    await self.removals.add_begun(tx, whose, unsent)
             for file in locked:
                 owner = owners[file.recording_id]
                 assert owner is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -18,6 +19,8 @@ from medianode.store.database import Transaction
 from medianode.store.ingresses import Ingress
 
 Wait = Annotated[float, Meta(ge=1, le=300)]
+_IN_PATH = re.compile(r"(?i)((?:password|passwd|pwd|token|secret)=).+?(?=[&;/]|_[a-z]+=|$)")
+"""As cheap cameras have it: rtsp://HOST/user=admin_password=…_channel=1_stream=0.sdp."""
 
 
 class PullOptions(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -104,7 +107,7 @@ def masked_source(url: str) -> str:
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     user = f"{parts.username}:***@" if parts.username else "***@" if "@" in parts.netloc else ""
-    path = parts.path
+    path = _IN_PATH.sub(r"\1***", parts.path)
     if parts.scheme.startswith("rtmp"):
         head, slash, last = path.rpartition("/")
         path = f"{head}{slash}***" if last else path

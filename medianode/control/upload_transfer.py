@@ -28,7 +28,7 @@ class LocalTrouble(PeerError):
 
 
 class Unwanted(PeerError):
-    """The file's row is gone: it was deleted while it was on its way."""
+    """The file's row is gone: it was deleted while it was on its way. Or it is to go elsewhere."""
 
     code = "unwanted"
 

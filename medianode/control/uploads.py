@@ -79,10 +79,13 @@ class UploadsState:
 
 @dataclass(slots=True)
 class _Going:
+    """`recording_id`: empty until it is known, and until then nothing was sent."""
+
     project_id: str
     key: str
     size: int
     transfer: Transfer | None = None
+    recording_id: str = ""
 
 
 class Uploads:
@@ -185,6 +188,10 @@ class Uploads:
         """The first bytes of a file of the bucket. Raises PeerError, Conflict (`no-bucket`)."""
         return await self._objects.read(bucket_of(project), key, 0, size)
 
+    def busy(self, recording_id: str) -> bool:
+        """Is anything of it on its way?"""
+        return recording_id in self._finishing or any(going.recording_id == recording_id for going in self._going.values())
+
     def _new(self, file: RecordingFile) -> Upload:
         return Upload(file_id=file.id, project_id=file.project_id, node_id=self._node_id, created_at=clock.wallclock())
 
@@ -266,17 +273,22 @@ class Uploads:
         path = Path(recording.directory, file.name)
         seasoned = upload.created_at < self._began_at or upload.file_id in self._tried
         transfer = Transfer(self._objects, bucket, key, path, file.nbytes, upload, seasoned=seasoned)
-        self._going[upload.file_id] = _Going(project.id, key, file.nbytes, transfer)
+        self._going[upload.file_id] = _Going(project.id, key, file.nbytes, transfer, recording.id)
 
         async def note(upload_id: str, parts: Sequence[PartSent]) -> bool:
             async with self._db.write() as tx:
                 return await table.change(tx, upload.file_id, bucket=bucket.name, key=key, upload_id=upload_id, parts=parts)
 
-        if recording.upload_state == "pending":
-            async with self._db.write() as tx:
+        async with self._db.write() as tx:
+            if (upload.bucket, upload.key) != (bucket.name, key):  # who deletes the recording then knows what may be there
+                begun: dict[str, Any] = {"bucket": bucket.name, "key": key, "upload_id": "", "parts": ()}
+                if not await table.change(tx, upload.file_id, **begun):
+                    return
+            if recording.upload_state == "pending":
                 await recordings.change(tx, recording.id, upload_state="uploading")
         sha256 = await transfer.run(note)
         async with self._db.write() as tx:
+            await self._check_bucket(tx, project.id, bucket)
             there = {"sha256": bytes.fromhex(sha256), "remote_key": key, "uploaded_at": clock.wallclock()}
             await recording_files.change(tx, file.id, **there)
             await table.remove(tx, file.id)
@@ -284,6 +296,13 @@ class Uploads:
         SENT.labels().value += 1
         self._tried.discard(file.id)
         self._well(project)
+
+    async def _check_bucket(self, tx: Transaction, project_id: str, bucket: Bucket) -> None:
+        """Raises Unwanted where the project has another by now: it is to go there."""
+        project = await project_table.find(tx, project_id)
+        storage = {} if project is None else project.storage or {}
+        if storage.get("type") != "s3" or Bucket.of(storage).base != bucket.base:
+            raise Unwanted("the project has another storage by now")
 
     async def _drop(self, upload: Upload, recording: Recording) -> None:
         async with self._db.write() as tx:
@@ -305,6 +324,8 @@ class Uploads:
                 return
             why = await guard("upload", self._put_beside(project, recording, files))
             self._later.pop(recording_id, None)
+            if isinstance(why, Unwanted):
+                return  # begun anew at the next look
             if why is not None and _words(why)[0] in OF_FILE:
                 self._later[recording_id] = clock.now() + LOCAL_RETRY
                 await self._tell(recording_id, *_words(why))
@@ -319,13 +340,15 @@ class Uploads:
         assert project.storage is not None
         folder = f"{project.slug}/{recording.room}/{recording.id}"
         playlist = bucket.key(f"{folder}/{upload_listing.PLAYLIST}")
-        described = upload_listing.description(recording, files, project.slug)
-        listed = await asyncio.to_thread(upload_listing.playlist, files)  # of a day some 90 000 parts
+        # of a day some 90 000 parts
+        described = await asyncio.to_thread(upload_listing.description, recording, files, project.slug)
+        listed = await asyncio.to_thread(upload_listing.playlist, files)
         await self._objects.put(bucket, bucket.key(f"{folder}/{upload_listing.DESCRIPTION}"), described, "application/json")
         await self._objects.put(bucket, playlist, listed, "application/vnd.apple.mpegurl")
         url = public_url(project.storage, playlist)
         async with self._db.write() as tx:
             now = await recordings.find(tx, recording.id, lock=True)
+            await self._check_bucket(tx, project.id, bucket)
             if now is not None and now.upload_state != "done":
                 await recordings.change(tx, recording.id, upload_state="done", upload_error="", remote_url=url)
                 done = replace(now, upload_state="done", upload_error="", remote_url=url)

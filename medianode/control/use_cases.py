@@ -11,6 +11,7 @@ from medianode.config import Config
 from medianode.control.assets import Assets
 from medianode.control.audit import AuditLog
 from medianode.control.broadcasts import Broadcasts
+from medianode.control.bucket_removals import BucketRemovals
 from medianode.control.catalogue import Catalogue
 from medianode.control.clips import Clips
 from medianode.control.deliveries import Deliveries
@@ -86,6 +87,8 @@ class UseCases:
         self.objects = Objects(outbound, requests=limits.object_requests, bitrate=config.recording.upload_bitrate)
         self.uploads = Uploads(db, bus, self.objects, node_id, bound=limits.uploads)
         self.recording_ledger.on_file = self.uploads.on_file
+        self.removals = BucketRemovals(db, bus, self.objects, node_id, self.uploads.busy)
+        self.retention.removals = self.removals
         self.forecasts = Forecasts(db, config.recording, self.places, self.retention, node_id)
         self.clips = Clips(db, self.recordings, self.places, node_id=node_id, **clipped)
         failed = FailedLogins(limits.failed_logins_per_minute)
@@ -135,6 +138,7 @@ class UseCases:
             self.recovery,
             self.retention,
             self.uploads,
+            self.removals,
             self.recordings,
             self.pulls,
             self.fallbacks,

@@ -152,6 +152,8 @@ class MjpegDoor:
         grant = await self._gatekeeper.read(app, name, token, bearer(request), source=self._origin.source(request))
         if grant.audio_only:
             raise Forbidden("this token is for sound only", code="audio-only")
+        if request.method == "HEAD":  # a monitor that looks opens no source
+            return self._registry.on_air(grant.project_id, grant.room), grant
         return await self._registry.wanted(grant.project_id, grant.room), grant
 
     async def _play(self, request: web.Request, visit: Visit, screen: Screen) -> web.StreamResponse:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections import OrderedDict
+from time import thread_time
 
 from medianode import clock, telemetry
 from medianode.auth import Door, Gatekeeper, PublishGrant
@@ -51,6 +52,8 @@ SECOND_LOOK = 0.1
 UNFIT = "unfit-handshake"
 """What a caller offers is not spoken here: an old version, file mode, rendezvous, bonding, FEC."""
 LIFE_TICK = 0.5
+REST = 4.0
+"""After passphrases that did not fit, as long as trying them took, so many times: who guesses has a fifth of the loop at most."""
 _REASONS: tuple[tuple[type[MedianodeError], Reject], ...] = (
     (Unauthorized, Reject.UNAUTHORIZED),
     (Forbidden, Reject.FORBIDDEN),
@@ -81,6 +84,7 @@ class SrtDoor:
         self._ciphers = AesCiphers()
         self._gate = Gate(limits.srt_connections, limits.srt_connections_per_source)
         self._tasks = TaskSet("srt", limits.srt_connections)
+        self._proving = asyncio.Lock()
         self._callers: dict[Caller, SrtSession | None] = {}
         self._refused: OrderedDict[Caller, tuple[float, bytes]] = OrderedDict()
         self._inbox: list[tuple[bytes, bytes, bytes]] = []
@@ -105,9 +109,8 @@ class SrtDoor:
                         await arrived.wait()
                     finally:
                         loop.remove_reader(self._udp.sock.fileno())
-                else:
-                    await self._rest()
                 guarded("srt", self._turn)
+                await self._rest()
 
     async def _rest(self) -> None:
         """What arrives meanwhile is read together: one wake-up per packet would cost more than all the work."""
@@ -234,17 +237,25 @@ class SrtDoor:
         except ProtocolError as e:
             raise Unauthorized(e.message, code="no-cipher") from None
         opened: list[Keys] = []
+        spent = 0.0
 
         def proves(secret: str) -> bool:
+            nonlocal spent
             if not fits(secret):
                 return False
-            keys = Keys(secret, self._ciphers)
+            keys, began = Keys(secret, self._ciphers), thread_time()
             if keys.take(request.material):
                 opened.append(keys)
                 return True
+            spent += thread_time() - began
             return False
 
-        grant = await self._gatekeeper.publish(Door.SRT, wanted.app, wanted.key, wanted.room, source=host, proves=proves)
+        # one at a time: of many at once none would have failed yet when the others are asked how often they did
+        async with self._proving:
+            try:
+                grant = await self._gatekeeper.publish(Door.SRT, wanted.app, wanted.key, wanted.room, source=host, proves=proves)
+            finally:
+                await asyncio.sleep(spent * REST)
         if not opened:
             raise Unauthorized("publish: the SRT passphrase is not the stream's", code="wrong-passphrase")
         return grant, opened[-1]

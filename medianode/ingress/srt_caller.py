@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import socket
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ RECEIVE_BUFFER = 4 << 20
 LEAST_MICROSECONDS = 10_000
 """FFmpeg writes `latency` in µs, all others in ms: nobody means ten seconds."""
 MAX_LATENCY = 8.0
+SHARE = 3.0
+"""Seconds that each address of a name has to answer, but for the last, which has as long as it is let."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +52,10 @@ def parse_url(url: str, outbound: Outbound) -> SrtUrl:
     parts = outbound.parse(url, ("srt",))
     if not parts.port:
         raise InvalidRequest("url: expected srt://HOST:PORT")
+    # FFmpeg knows no fragments: `streamid=#!::r=…` is written as it stands
+    options = f"{parts.query}#{parts.fragment}" if parts.fragment else parts.query
     try:
-        query = dict(parse_qsl(parts.query, keep_blank_values=False, max_num_fields=32))
+        query = dict(parse_qsl(options, keep_blank_values=False, max_num_fields=32))
     except ValueError:
         raise InvalidRequest("url: expected at most 32 options") from None
     if query.get("mode", "caller") not in ("caller", "client"):
@@ -88,9 +93,20 @@ class SrtCaller:
         self._config = config
 
     async def run(self, intake: Intake) -> None:
+        place = await self._outbound.place(self._url.host, self._url.port)
+        *others, last = place.addresses
+        for address in others:
+            try:
+                await self._call(address, intake, SHARE)
+            except OSError:  # TimeoutError is one
+                if intake.publication is not None:
+                    raise
+        await self._call(last, intake, math.inf)
+
+    async def _call(self, address: str, intake: Intake, patience: float) -> None:
+        """To its end, which raises. OSError where nobody answers there."""
         url, limits = self._url, self._config.limits
-        place = await self._outbound.place(url.host, url.port)
-        with _connected(place.addresses[0], url.port) as sock:
+        with _connected(address, url.port) as sock:
             caller = Caller(
                 secrets.randbits(30) or 1,
                 random=secrets.token_bytes,
@@ -102,13 +118,13 @@ class SrtCaller:
                 max_packets=limits.srt_receive_packets,
             )
             try:
-                await self._receive(sock, caller, intake)
+                await self._receive(sock, caller, intake, clock.now() + patience)
             finally:
                 if caller.connection is not None:
                     caller.connection.shutdown(clock.now())
                     _send_all(sock, caller.connection.datagrams())
 
-    async def _receive(self, sock: socket.socket, caller: Caller, intake: Intake) -> None:
+    async def _receive(self, sock: socket.socket, caller: Caller, intake: Intake, until: float) -> None:
         stream: TransportStream | None = None
         heard = 0
         async for now in every(self._config.srt.read_interval):
@@ -124,6 +140,8 @@ class SrtCaller:
                 ended = True  # its goodbye was lost
             connection = caller.connection
             if connection is None:
+                if now >= until:
+                    raise TimeoutError
                 continue
             if stream is None:
                 stream = TransportStream(intake.begin("srt"))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 _ENTRY = struct.Struct("<QIqIB")
 _VERSION = b"\x01"
+_LONGEST = (1 << 32) - 1
 
 
 class Part(NamedTuple):
@@ -24,8 +25,8 @@ class Part(NamedTuple):
 
 
 def pack(parts: Iterable[Part]) -> bytes:
-    """25 bytes per part behind a version byte."""
-    return _VERSION + b"".join(_ENTRY.pack(p.offset, p.size, p.start, p.duration, p.independent) for p in parts)
+    """25 bytes per part behind a version byte. A part of more than 71 minutes (a still picture without sound) is told as one of these."""
+    return _VERSION + b"".join(_ENTRY.pack(p.offset, p.size, p.start, min(p.duration, _LONGEST), p.independent) for p in parts)
 
 
 def unpack(index: bytes) -> Sequence[Part]:

@@ -14,8 +14,10 @@ from medianode.errors import LimitExceeded, ProtocolError
 
 MAX_BYTES = 4 << 20
 MAX_SEGMENTS = 20_000
+MAX_LINES = 5 * MAX_SEGMENTS
 MAX_VARIANTS = 256
-_ATTRIBUTE = re.compile(r'([A-Z0-9-]+)=("[^"]*"|[^,]*)')
+# a name begins where none goes on: else a long word costs its square
+_ATTRIBUTE = re.compile(r'(?<![A-Z0-9-])([A-Z0-9-]++)=("[^"]*"|[^,]*)')
 
 
 class Range(NamedTuple):
@@ -62,7 +64,9 @@ def read_playlist(text: str, url: str) -> Playlist | tuple[Variant, ...]:
     """A media playlist, or the variants of a multivariant one, best first. `url`: where it came from."""
     if len(text) > MAX_BYTES:
         raise LimitExceeded(f"playlist: expected at most {MAX_BYTES} bytes")
-    lines = [line.strip() for line in text.removeprefix("\ufeff").splitlines()]
+    lines = [line.strip() for line in text.removeprefix("\ufeff").splitlines()[: MAX_LINES + 1]]
+    if len(lines) > MAX_LINES:
+        raise LimitExceeded(f"playlist: expected at most {MAX_LINES} lines")
     if not lines or not lines[0].startswith("#EXTM3U"):
         raise ProtocolError("playlist: expected #EXTM3U")
     try:

@@ -32,29 +32,32 @@ class PartReader:
     def feed(self, data: bytes) -> list[bytes]:
         data = self._rest + data if self._rest else data
         bodies: list[bytes] = []
+        position = 0
         while True:
-            taken, body = self._body(data) if self._in_body else self._head(data)
+            taken, body = self._body(data, position) if self._in_body else self._head(data, position)
             if body:
                 bodies.append(body)
             if not taken:
                 break
-            data = data[taken:]
-        if len(data) > self._max:
+            position += taken
+        if len(data) - position > self._max:
             raise LimitExceeded(f"multipart: expected parts of at most {self._max} bytes")
-        self._rest = data
+        self._rest = data[position:]
         return bodies
 
-    def _head(self, data: bytes) -> tuple[int, bytes]:
+    def _head(self, data: bytes, position: int) -> tuple[int, bytes]:
         """Bytes to take; 0: more is needed."""
-        at = data.find(self._boundary)
+        at = data.find(self._boundary, position)
         if at < 0:
-            if len(data) > MAX_HEAD:
+            if len(data) - position > MAX_HEAD:
                 raise ProtocolError("multipart: expected a boundary, got none")
             return 0, b""
-        end = data.find(b"\r\n\r\n", at)
+        # a head beyond its bound is not looked for: what follows it may be megabytes
+        most = at + MAX_HEAD + 4
+        end = data.find(b"\r\n\r\n", at, most)
         size = 4
         if end < 0:
-            end, size = data.find(b"\n\n", at), 2
+            end, size = data.find(b"\n\n", at, most), 2
         if end < 0:
             if len(data) - at > MAX_HEAD:
                 raise ProtocolError(f"multipart: expected headers of at most {MAX_HEAD} bytes")
@@ -67,19 +70,20 @@ class PartReader:
         if self._length > self._max:
             raise LimitExceeded(f"multipart: expected parts of at most {self._max} bytes, got {self._length}")
         self._in_body = True
-        return end + size, b""
+        return end + size - position, b""
 
-    def _body(self, data: bytes) -> tuple[int, bytes]:
+    def _body(self, data: bytes, position: int) -> tuple[int, bytes]:
         if self._length >= 0:
-            if len(data) < self._length:
+            end = position + self._length
+            if len(data) < end:
                 return 0, b""
             self._in_body = False
-            return self._length or 1, data[: self._length]
-        end = data.find(b"\n" + self._boundary)
+            return self._length or 1, data[position:end]
+        end = data.find(b"\n" + self._boundary, position)
         if end < 0:
             return 0, b""
         self._in_body = False
-        return end + 1, data[:end].removesuffix(b"\r")
+        return end + 1 - position, data[position:end].removesuffix(b"\r")
 
 
 def boundary_of(content_type: str) -> str | None:

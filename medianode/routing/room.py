@@ -186,6 +186,8 @@ class Room:
             policy.look(now)
         if self._watch is not None and self._watch.look(tuple(self.publications.values()), now):
             self._switch("frozen")
+        elif self.programme is None and self._stands_by:
+            self._switch()  # a slate that could not be made is asked for again; or who took over has yet to begin
         self._foresee()
 
     def fall_back(self, fallback: Fallback | None) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert, or_, select
 
 from medianode.store import schema
 from medianode.store.database import Transaction
@@ -32,6 +32,13 @@ async def oldest(tx: Transaction, node_id: str, limit: int, *, after: int = 0) -
     where = (_table.c.node_id == node_id, _table.c.id > after)
     rows = await tx.all(select(_table.c.id, _table.c.path).where(*where).order_by(_table.c.id).limit(limit))
     return [(int(row["id"]), str(row["path"])) for row in rows]
+
+
+async def noted(tx: Transaction, node_id: str, directory: str) -> frozenset[str]:
+    """What of a recording is still to be unlinked: its directory, or files in it."""
+    below = _table.c.path.startswith(f"{directory}/", autoescape=True)
+    rows = await tx.all(select(_table.c.path).where(_table.c.node_id == node_id, or_(_table.c.path == directory, below)))
+    return frozenset(str(row["path"]) for row in rows)
 
 
 async def remove(tx: Transaction, ids: Collection[int]) -> None:

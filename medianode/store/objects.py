@@ -227,7 +227,11 @@ class Objects:
 
     async def delete(self, bucket: Bucket, key: str) -> None:
         """What is gone already is well."""
-        await self._do(bucket, lambda s3: s3.delete_object(Bucket=bucket.name, Key=key))
+        try:
+            await self._do(bucket, lambda s3: s3.delete_object(Bucket=bucket.name, Key=key))
+        except Refused as e:
+            if e.code != "no-such-object":
+                raise
 
     async def presigned(self, storage: Mapping[str, Any], key: str, seconds: int = 3600) -> str:
         """A URL that gives this object to whoever holds it, for so long (a week at most). Nothing is asked of the service."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import RowMapping, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, RowMapping, delete, func, insert, null, select, update
 
 from medianode.store import schema
 from medianode.store.database import Transaction, storable
@@ -14,7 +15,10 @@ from medianode.store.database import Transaction, storable
 _table = schema.recording_files
 LONGEST = 7200.0
 """Seconds that no file is longer than: `recording.file_duration` is at most an hour, and a key frame is then waited for."""
+PAGE = 500
+"""Rows read at a time by those who read very many: between two pages the loop gets on with other things."""
 _LIGHT = [column for column in _table.columns if column.name != "parts"]
+_PLAYED = ("recording_id", "sequence", "name", "state", "started_at", "start", "duration", "nbytes", "init_bytes", "gap", "remote_key")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +94,57 @@ async def of_recording(
     where += [(c.state == "open") | (c.started_at + c.duration / 1_000_000.0 > since)] if since is not None else []
     columns = list(_table.columns) if parts else _LIGHT
     return [_file(row) for row in await tx.all(select(*columns).where(*where).order_by(c.sequence))]
+
+
+async def first(tx: Transaction, recording_id: str) -> RecordingFile | None:
+    """Without its index: what tells the tracks of them all."""
+    c = _table.c
+    row = await tx.first(select(*_LIGHT).where(c.recording_id == recording_id).order_by(c.sequence).limit(1))
+    return None if row is None else _file(row)
+
+
+class Played(NamedTuple):
+    """What players need of a file: RecordingFile's, at a fifth of the cost of its row. `parts`: None where it was not asked for."""
+
+    recording_id: str
+    sequence: int
+    name: str
+    state: str
+    started_at: float
+    start: int
+    duration: int
+    nbytes: int
+    init_bytes: int
+    gap: str
+    remote_key: str
+    parts: bytes | None = None
+
+
+async def played(
+    tx: Transaction, recording_ids: Collection[str], since: float | None = None, until: float | None = None, *, most: int, parts: bool
+) -> Sequence[Played]:
+    """Of these recordings, by recording and sequence, with anything between these instants (wallclock); read in pages. The first `most`.
+    `parts`: with their packed index."""
+    c = _table.c
+    between = [c.started_at < until] if until is not None else []
+    if since is not None:
+        # the first of the two is what an index can do
+        between += [c.started_at >= since - LONGEST, (c.state == "open") | (c.started_at + c.duration / 1_000_000.0 > since)]
+    columns = [*(c[name] for name in _PLAYED), c.parts if parts else null()]
+    statement = select(*columns).where(*between).order_by(c.recording_id, c.started_at, c.sequence).limit(PAGE)
+    waiting, found, last = list(recording_ids), list[Played](), None
+    behind: list[ColumnElement[bool]]
+    while waiting and len(found) < most:
+        some = waiting[: PAGE if last is None else 1]
+        behind = [] if last is None else [c.started_at >= last.started_at, (c.started_at > last.started_at) | (c.sequence > last.sequence)]
+        page = [Played._make(row) for row in await tx.tuples(statement.where(c.recording_id.in_(some), *behind))]
+        found += page
+        last = page[-1] if len(page) == PAGE else None
+        # in which order ids come is the database's matter
+        done = set(some) if last is None else {row.recording_id for row in page}
+        waiting = [*([] if last is None else [last.recording_id]), *(each for each in waiting if each not in done)]
+        await asyncio.sleep(0)
+    return sorted(found[:most], key=lambda file: (file.recording_id, file.sequence))
 
 
 async def of_room(

@@ -38,7 +38,7 @@ metadata = MetaData(
 settings = Table(
     "settings",
     metadata,
-    Column("key", String(64), primary_key=True),
+    Column("key", String(200), primary_key=True),  # the longest: an option's prefix, a project's id and the name of a room
     Column("value", LargeBinary, nullable=False),
 )
 
@@ -441,6 +441,21 @@ discards = Table(
     Column("id", Serial, primary_key=True),
     Column("node_id", String(32), nullable=False),
     Column("path", Text, nullable=False),
+    Index(None, "node_id"),
+    sqlite_autoincrement=True,
+)
+
+# the same of what is in a project's bucket; with an upload_id a multipart upload that had begun
+object_discards = Table(
+    "object_discards",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("node_id", String(32), nullable=False),
+    Column("project_id", String(32), ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("recording_id", String(32), nullable=False),
+    Column("bucket", Text, nullable=False),  # its address
+    Column("key", Text, nullable=False),
+    Column("upload_id", Text, nullable=False),
     Index(None, "node_id"),
     sqlite_autoincrement=True,
 )

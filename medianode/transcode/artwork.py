@@ -19,7 +19,10 @@ from medianode.transcode.clip import pictures as decoded
 
 STAND_BY = "STAND BY"
 MAX_SIDE = 8192
+MAX_SCANS = 100
+"""Of a JPEG; progressive ones have ten or so. Each goes over the whole picture and may have 70 bytes: 8 MiB of them take a minute."""
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_PICTURE = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _PAPER, _BAND, _INK = 32, 44, 214
 
 
@@ -97,6 +100,8 @@ def _size(data: bytes) -> tuple[int, int]:
     """By its header: nothing is decoded of what is too large."""
     if is_jpeg(data):
         info = parse_jpeg(data)
+        if data.count(b"\xff\xda") > MAX_SCANS:
+            raise LimitExceeded(f"JPEG: expected at most {MAX_SCANS} scans")
         return info.width, info.height
     if data.startswith(_PNG) and data[12:16] == b"IHDR" and len(data) > 24:
         return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
@@ -105,8 +110,10 @@ def _size(data: bytes) -> tuple[int, int]:
 
 def _decode(data: bytes) -> av.VideoFrame:
     """By the decoder of its format: no demuxer, nothing is probed."""
-    context = CodecContext.create("png" if data.startswith(_PNG) else "mjpeg", "r")
+    is_png = data.startswith(_PNG)
+    context = CodecContext.create("png" if is_png else "mjpeg", "r")
     context.thread_count = 1
+    data = _picture_only(data) if is_png else data
     try:
         frames = [*context.decode(av.Packet(data)), *context.decode(None)]
     except (av.FFmpegError, ValueError) as e:
@@ -116,6 +123,17 @@ def _decode(data: bytes) -> av.VideoFrame:
     frame = frames[0]
     frame.pts = 0
     return frame
+
+
+def _picture_only(png: bytes) -> bytes:
+    """Without profiles and texts: a megabyte of them unpacks to a gigabyte (PNG 11.2), and the decoder would keep it."""
+    kept, at = [_PNG], len(_PNG)
+    while at + 12 <= len(png):
+        end = at + 12 + int.from_bytes(png[at : at + 4], "big")
+        if png[at + 4 : at + 8] in _PNG_PICTURE:
+            kept.append(png[at:end])
+        at = end
+    return b"".join(kept)
 
 
 def _stand_by(text: str, width: int, height: int) -> av.VideoFrame:

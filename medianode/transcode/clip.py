@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import resource
 import subprocess
 import sys
@@ -25,6 +26,7 @@ WIDTH, HEIGHT, FRAME_RATE = 1280, 720, 30
 TIMEOUT = 60.0
 MEMORY, CPU_SECONDS, OPEN_FILES = 1536 * 1024 * 1024, 45, 64
 SAID = 200
+ENVIRONMENT = ("PATH", "PYTHONPATH", "LANG", "LD_LIBRARY_PATH")
 _OPTIONS = {"format_whitelist": "mov,matroska,webm,mpegts,avi,gif,flv", "protocol_whitelist": "none"}
 """No playlists, no scripts: nothing that names other files or addresses."""
 
@@ -43,7 +45,9 @@ async def read_clip(data: bytes, seconds: float) -> bytes:
     """A Clip of its first seconds, encoded (`load_clip` reads it). Raises InvalidRequest `bad-clip`."""
     command = (sys.executable, "-m", "medianode.transcode.clip", f"{seconds:g}")
     pipe = subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+    # the daemon's environment may have secrets in it
+    environ = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environ)
     try:
         async with asyncio.timeout(TIMEOUT):
             made, _ = await process.communicate(data)

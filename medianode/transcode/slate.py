@@ -12,7 +12,7 @@ from medianode import clock
 from medianode.errors import MedianodeError
 from medianode.media.track import Track
 from medianode.routing.fallback import Loop
-from medianode.tasks import guard
+from medianode.tasks import guard, guarded
 from medianode.transcode.artwork import Artwork
 from medianode.transcode.loop import make_loop
 
@@ -75,7 +75,7 @@ class SlateMaker:
                     self._fail(key, wanted, error)
                     continue
                 for ready in wanted.ready:
-                    ready()
+                    guarded("slate", ready)
 
     async def _make(self, key: Key, wanted: _Wanted) -> None:
         artwork = await self._load(wanted.project_id, wanted.room, key[0])

@@ -16,13 +16,13 @@ FALLBACK = "/api/v1/apps/live/rooms/studio/fallback"
 
 async def test_a_backup_takes_over_from_a_publisher_that_freezes_or_goes_and_gives_way_to_it(tmp_path: Path) -> None:
     """The backup is fetched on demand, from another room of this very node."""
-    sections: dict[str, Any] = {"ingress": {"hold": 20.0}, "outbound": {"allow": ["127.0.0.0/8"]}, "pull": {"on_demand_idle": 1.0}}
+    sections: dict[str, Any] = {"ingress": {"hold": 20.0}, "outbound": {"allow": ["127.0.0.0/8"]}, "pull": {"on_demand_idle": 0.3}}
     async with running(tmp_path, **sections) as node, ClientSession(node.http, headers=node.admin) as session:
         other = await made(session, {"inputType": "rtmp", "room": "other", "participantIdentity": "other"})
         address = f"{node.rtmp}/live/other"
         spare = {"inputType": "url", "room": "studio", "participantIdentity": "spare", "url": address, "onDemand": True}
         backup = await made(session, spare)
-        async with session.put(FALLBACK, json={"backup": backup["ingressId"], "frozen": 1.5, "patience": 1.0}) as answer:
+        async with session.put(FALLBACK, json={"backup": backup["ingressId"], "frozen": 1.0, "patience": 1.0}) as answer:
             assert answer.status == 200, await answer.text()
         async with ffmpeg_process(*moving_picture(60), *H264_AAC, "-f", "flv", f"{node.rtmp}/live/{other['streamKey']}"):
             async with ffmpeg_process(*moving_picture(60), *H264_AAC, "-f", "flv", f"{node.rtmp}/live/{node.key}") as main:

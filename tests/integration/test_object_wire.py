@@ -154,7 +154,7 @@ async def test_who_gives_up_shuts_the_connection(monkeypatch: pytest.MonkeyPatch
         server.answers = [b""]
         objects = Objects(Outbound(["127.0.0.0/8"]), requests=1, bitrate=8_000)
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(objects.put(bucket(f"http://127.0.0.1:{server.port}"), "a", b"x" * 100_000), 1.0)
+            await asyncio.wait_for(objects.put(bucket(f"http://127.0.0.1:{server.port}"), "a", b"x" * 100_000), 0.3)
         async with asyncio.timeout(5):
             while not server.finished:
                 await asyncio.sleep(0.01)

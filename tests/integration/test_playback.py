@@ -13,6 +13,7 @@ import pytest
 from aiohttp import ClientPayloadError, ClientSession
 from harness import Node, ffmpeg, footage, running
 from harness.footage import STARTED, Made, Take
+from yarl import URL
 
 from medianode import clock
 from medianode.errors import NotFound
@@ -207,6 +208,21 @@ async def of_asset(here: Archive) -> None:
     assert (status, headers["Cache-Control"]) == (200, "private, max-age=31536000, immutable")
     status, body, _ = await here.get(f"/vod/live/{ID}/index.m3u8?token={token}")
     assert status == 200, "where viewing is public a token in vain does no harm"
+
+
+async def test_of_another_projects_recordings_nothing_is_told(tmp_path: Path, take: Take) -> None:
+    async with archive(tmp_path, take) as here:
+        assert (await here.http.post("/api/v1/projects", json={"slug": "garage"}, headers=here.node.admin)).status == 201
+        told = [await here.get(f"/vod/garage/{name}/index.m3u8") for name in (ID, SECRET, "rec_zzzzzzzzzzzzzzzzzzzz")]
+        assert {answer[:2] for answer in told} == {told[2][:2]}
+        assert told[0][0] == 404
+        # what is no address of ours is not there, rather than there for other methods
+        for name in ("..%2f..%2fetc%2fpasswd", "%2e%2e%2f000001.mp4", "000001.mp4%00", "a/b/c", "index.html"):
+            answer = await here.http.get(URL(f"{here.node.http}/vod/live/{ID}/{name}", encoded=True))
+            assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (404, "*"), name
+            assert (await answer.json())["error"]["code"] == "no_such_file"
+        ends = [await here.get(f"/vod/live/{ID}/000001.mp4", Range=f"bytes={text}") for text in (f"0-{'9' * 20}", f"{'9' * 20}-")]
+        assert [status for status, *_ in ends] == [206, 416]
 
 
 async def test_strangers_learn_nothing_and_a_leave_that_ends_ends_a_download(tmp_path: Path, take: Take) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
 import os
+import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -275,6 +277,10 @@ async def web_server(asked: list[str]) -> AsyncIterator[str]:
 
         return handler
 
+    async def packed(request: web.Request) -> web.StreamResponse:
+        text = PLAYLIST.format("a.ts") + "#" * 40_000_000
+        return web.Response(body=gzip.compress(text.encode(), 1), headers={"Content-Encoding": "gzip"})
+
     app = web.Application()
     app.router.add_get("/camera", camera)
     app.router.add_get("/inside", leads("http://169.254.169.254/latest"))
@@ -285,6 +291,7 @@ async def web_server(asked: list[str]) -> AsyncIterator[str]:
     app.router.add_get("/hls-inner", says("#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\nhttp://[::1]/b.m3u8\n"))
     app.router.add_get("/hls-recorded", says(PLAYLIST.format("a.ts") + "#EXT-X-ENDLIST\n"))
     app.router.add_get("/hls-sealed", says("#EXTM3U\n#EXT-X-KEY:METHOD=AES-128,URI=k\n#EXTINF:1,\ncamera\n"))
+    app.router.add_get("/packed", packed)
     app.router.add_get("/concat", says("ffconcat version 1.0\nfile /etc/passwd\n"))
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
@@ -308,6 +315,7 @@ async def test_http_sources_lead_nowhere_they_may_not(tmp_path: Path) -> None:
         "hls-recorded": "unsupported-format",
         "hls-sealed": "unsupported-format",
         "concat": "unsupported-format",
+        "packed": "unsupported-format",
         "nothing": "not-found",
     }
     async with web_server(asked) as host, desk() as d:
@@ -321,6 +329,20 @@ async def test_http_sources_lead_nowhere_they_may_not(tmp_path: Path) -> None:
         assert d.codes("wrong")[0] == "unauthorized"
         assert asked.count("") >= 2
         assert all("geheim" not in state.message for _, state in d.states)
+
+
+async def test_srt_calls_each_address_of_a_name() -> None:
+    async def lookup(host: str, port: int) -> list[str]:
+        return ["127.0.0.2", "127.0.0.1"]
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.setblocking(False)
+        async with desk() as d:
+            d.pulls._outbound = Outbound(("127.0.0.0/8",), lookup)
+            d.open("cam", f"srt://camera.lan:{listener.getsockname()[1]}")
+            async with asyncio.timeout(10):
+                assert len(await asyncio.get_running_loop().sock_recv(listener, 2048)) == 64  # an induction
 
 
 def _open(camera: FakeCamera) -> bool:

@@ -39,6 +39,11 @@ async def the_first_viewer_opens_it(node: Node, client: Client, one: str) -> Non
     for path in ("/hls/live/gate/index.m3u8", "/live/live/gate/frame.jpg"):
         assert await client.get(path) == 401
     await client.json("PATCH", "/api/v1/projects/live", {"viewing": "public"})
+    # nor does who only asks whether it is there
+    for method in ("HEAD", "OPTIONS"):
+        for path in ("/hls/live/gate/index.m3u8", "/live/live/gate/frame.jpg", "/live/live/gate/mjpeg", "/whep/live/gate"):
+            async with client.viewer.request(method, path):
+                pass
     await asyncio.sleep(0.1)
     assert (await client.json("GET", one))["state"] == "idle"
     assert not on_air(node)

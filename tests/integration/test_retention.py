@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 from harness import FFMPEG, H264_AAC, Node, ffmpeg, ffmpeg_process, running
 
+from medianode.egress.recorder import session
 from medianode.store import outbox
 
 SIZE = 128 * 1024 * 1024
-ROOM = 13 * 1024 * 1024
+ROOM = 11 * 1024 * 1024
 """What of it is free as the recording begins: of this a sixteenth of the disk is left to others, and the rest is two files."""
+FILE = 2.0
+"""Seconds; shorter than the configuration lets anybody have it."""
 PATIENCE = 60.0
 
 
@@ -63,14 +67,17 @@ async def facts(node: Node) -> list[tuple[str, str]]:
     return [(e.type, e.data["code"]) for e in found if e.type.startswith(("disk.", "recording."))]
 
 
-async def test_a_full_disk(disk: Path, tmp_path: Path) -> None:
+async def test_a_full_disk(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "WELL_AFTER", 1.0)
     filler = disk / "filler"
     with filler.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, SIZE - ROOM)
     noise = ["-re", "-f", "lavfi", "-i", "testsrc2=size=640x480:rate=30,noise=alls=60:allf=t", "-re", "-f", "lavfi", "-i", "sine"]
     settings = {"min_free": 0, "file_duration": 5.0}
-    async with aiohttp.ClientSession() as session, running(disk / "data", recording=settings) as node:
-        api = Api(node, session)
+    async with aiohttp.ClientSession() as client, running(disk / "data", recording=settings) as node:
+        assert node.daemon.recorder is not None
+        node.daemon.recorder._config = msgspec.structs.replace(node.daemon.config.recording, file_duration=FILE)
+        api = Api(node, client)
         live = "/projects/live/recordings"
         url = f"{node.rtmp}/live/{node.key}"
         policy = (await api.ask("PATCH", "/projects/live", {"recording": {"maxAge": 86400, "minKeep": None}}))["recording"]

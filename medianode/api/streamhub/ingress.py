@@ -40,7 +40,8 @@ class NewIngress(msgspec.Struct, rename="camel"):
 
     With url, ours too: `transport` of rtsp://, `onDemand` (fetched only while somebody watches), `silence` and `frozenVideo` in seconds,
     see `/api/v1/apps/{app}/pulls`. `takeover` (ours): what a second encoder with the key does to one that is heard from; a silent one is
-    always replaced. `record` (ours): what is published through it is recorded.
+    always replaced. `record` (ours): what is published through it is recorded; where its room is set to be recorded as well, there are two
+    recordings, each whole by itself.
     """
 
     input_type: InputType

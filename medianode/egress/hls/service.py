@@ -230,7 +230,7 @@ class HlsService:
 
     async def _multivariant(self, request: web.Request) -> web.Response:
         grant = await self._read(request)
-        live = await self._wanted(grant)
+        live = await self._wanted(request, grant)
         mode = request.query.get("mode", "")
         if mode not in ("", "ts", "fmp4"):
             raise InvalidRequest(f"mode: expected ts or fmp4, got {mode[:20]!r}")
@@ -255,12 +255,12 @@ class HlsService:
 
     async def _playlist(self, request: web.Request, name: str) -> web.Response:
         grant = await self._read(request)
-        live = await self._wanted(grant)
+        live = await self._wanted(request, grant)
         query = request.query if request.query_string else {}
         session = query.get("s", "")
         if not self._sessions.known(session):
             session = f"{self._origin.source(request)} {request.headers.get('User-Agent', '')[:80]}"
-        if not grant.hidden:
+        if not grant.hidden and request.method != hdrs.METH_HEAD:
             if session not in live.viewers:
                 self._registry.audience.check(grant)
             live.count(session, clock.now())
@@ -312,10 +312,10 @@ class HlsService:
             raise NotFound(f"nobody publishes in room {grant.room}", code="no-programme")
         return live
 
-    async def _wanted(self, grant: ReadGrant) -> LiveRoom:
-        """For a playlist: a source on demand is opened, and waited for."""
+    async def _wanted(self, request: web.Request, grant: ReadGrant) -> LiveRoom:
+        """For a playlist: a source on demand is opened, and waited for; not for HEAD, by which no more is asked than whether it is on."""
         live = self._live.get((grant.project_id, grant.room))
-        if live is None or live.ended_at:
+        if (live is None or live.ended_at) and request.method != hdrs.METH_HEAD:
             await self._registry.demand.ask(grant.project_id, grant.room)
         return self._find(grant)
 

@@ -49,6 +49,8 @@ class Access:
                 raise Unauthorized(_NEEDED if e.code == "token-missing" else e.message, code=e.code) from None
             except Forbidden as e:
                 raise Forbidden(_NOT_FOR, code=e.code) from None
+            if found is not None and found.project_id != grant.project_id:
+                found = None
             if found is not None and found.access_policy != "public" and grant.means is Means.PUBLIC:
                 raise Unauthorized(_NEEDED, code="token-missing")
         if found is None or found.project_id != grant.project_id:

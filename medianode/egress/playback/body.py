@@ -20,7 +20,7 @@ STALL = 60.0
 """Seconds in which a client has to take a chunk."""
 Still = Callable[[], Awaitable[None]]
 """Raises when the leave to view has ended meanwhile."""
-_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
+_RANGE = re.compile(r"bytes=(\d{0,40})-(\d{0,40})", re.ASCII)
 
 
 class Source(Protocol):

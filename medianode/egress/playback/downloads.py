@@ -34,19 +34,20 @@ class Downloads:
         self._clips: OrderedDict[tuple[object, ...], tuple[Clip, str]] = OrderedDict()
         self._held = 0
 
-    async def file(self, request: web.Request, grant: ReadGrant, reel: Reel, name: str, still: Still) -> web.StreamResponse:
-        """A file under its own name; of an open one what is on the disk."""
-        file = next((file for file in reel.files if file.name == name), None)
+    async def file(
+        self, request: web.Request, grant: ReadGrant, recording: Recording, file: Footage | None, still: Still
+    ) -> web.StreamResponse:
+        """A file as it is; of an open one what is on the disk."""
         if file is None:
             raise NotFound("no such file of this recording", code="no-such-file")
         if not file.here:
             if self.remote is None or not file.remote_key:
                 raise NotFound("this part of the recording is no longer here", code="file-gone")
-            address = await self.remote(reel.recording, file.remote_key)
+            address = await self.remote(recording, file.remote_key)
             headers = {"Location": address, "Cache-Control": "no-store", "Access-Control-Allow-Origin": "*"}
             return web.Response(status=302, headers=headers)
         whole = body.Whole(Stretch(file.path, 0, file.nbytes))
-        etag = f'"{reel.recording.id}-{file.sequence}-{file.nbytes}"' if file.closed else ""
+        etag = f'"{recording.id}-{file.sequence}-{file.nbytes}"' if file.closed else ""
         headers = media_headers(grant, "video/mp4", final=file.closed)
         with self._disk.using((file.path,)):
             return await body.send(request, whole, self._disk, headers, etag, self._sent, still)

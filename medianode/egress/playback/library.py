@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from bisect import bisect_left, insort
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
@@ -16,18 +19,21 @@ from medianode.events import Bus, ProjectDeleted, RecordingEnded, RecordingFileC
 from medianode.media.parts import Part
 from medianode.store import recording_files, recordings
 from medianode.store.database import Database
-from medianode.store.recording_files import RecordingFile
 from medianode.store.recordings import Recording
 
-TTL_GROWING, TTL_FINISHED = 2.0, 5.0
-"""Seconds that what the database said of a recording's files is believed; retention may take the oldest meanwhile."""
+TTL_GROWING, TTL_FINISHED, TTL_MOST = 2.0, 5.0, 30.0
+"""Seconds that what the database said of a recording's files is believed, longer where it was long in saying it; retention may take the
+oldest meanwhile."""
+SHARE = 20
+"""A twentieth of the time, at the most, goes into asking for the files of a recording."""
 REELS = 64
 LINGER = 60.0
 """Seconds after its end that a recording's files are remembered, for the rows to be written."""
 SLACK = 0.5
 """Seconds by which two files may overlap that follow each other."""
 MOST_FILES = 50_000
-"""Of one span of a room: some thirty days."""
+"""Of one recording, or of one span of a room: some thirty days."""
+_NAME = re.compile(r"\d{6,9}\.mp4", re.ASCII)
 
 
 class OpenFile(Protocol):
@@ -73,6 +79,7 @@ class Library:
         self._recorder = recorder
         self._running: dict[str, _Running] = {}
         self._known: OrderedDict[str, tuple[float, Recording, tuple[Footage, ...]]] = OrderedDict()
+        self._asking: dict[str, asyncio.Lock] = {}
         bus.subscribe(RecordingStarted, self._started)
         bus.subscribe(RecordingFileChanged, self._file_changed)
         bus.subscribe(RecordingEnded, self._ended)
@@ -116,8 +123,20 @@ class Library:
             return self._now(recording, await self._files(recording), since, until)
         # a minute of a month: its rows alone
         async with self._db.read() as tx:
-            rows = await recording_files.of_recording(tx, recording.id, since=since, until=until)
-        return self._now(recording, tuple(_footage(recording, row) for row in rows if _playable(row)), since, until)
+            rows = await recording_files.played(tx, [recording.id], since, until, most=MOST_FILES, parts=True)
+        return self._now(recording, await _all(recording, rows), since, until)
+
+    async def file(self, recording: Recording, name: str) -> Footage | None:
+        """By its name: a player fetches many, and of a month's each is one row of 43 200."""
+        known = self._known.get(recording.id)
+        sequence = int(name.partition(".")[0]) if _NAME.fullmatch(name) else 0
+        if known is not None and known[0] > clock.now():
+            files = known[2]
+        else:  # the row first: what was closed a moment ago may be in a bucket only by now
+            async with self._db.read() as tx:
+                row = await recording_files.of_recording(tx, recording.id, sequence=sequence, parts=False)
+            files = _footage(recording, row)
+        return next((file for file in self._now(recording, files, None, None).files if file.name == name), None)
 
     def _now(self, recording: Recording, files: tuple[Footage, ...], since: float | None, until: float | None) -> Reel:
         """What the rows say, and what they do not say yet."""
@@ -142,22 +161,18 @@ class Library:
         left out. `parts`: with the files' indices. Raises LimitExceeded `span-too-long`.
         """
         async with self._db.read() as tx:
-            found = list(await recordings.overlapping(tx, project_id, room, since, until))
-            rows = await recording_files.of_room(tx, project_id, room, since, until, limit=MOST_FILES + 1, parts=parts)
+            found = await recordings.overlapping(tx, project_id, room, since, until)
+            owners = {recording.id: recording for recording in found if recording.reason != "clip"}
+            rows = await recording_files.played(tx, owners, since, until, most=MOST_FILES + 1, parts=parts)
         if len(rows) > MOST_FILES:
             raise LimitExceeded(f"more than {MOST_FILES} files are there: ask for less with from and to", code="span-too-long")
-        there = {recording.id for recording in found}
         for recording_id, running in self._running.items():
             started = running.started
-            unwritten = (started.project_id, started.room) == (project_id, room) and recording_id not in there and started.at < until
+            unwritten = (started.project_id, started.room) == (project_id, room) and recording_id not in owners and started.at < until
             if unwritten and running.ended_at is None and (made := self._unwritten(recording_id)) is not None:
-                found.append(made)
-        files: dict[str, list[Footage]] = {}
-        owners = {recording.id: recording for recording in found if recording.reason != "clip"}
-        for row in rows:
-            if row.recording_id in owners and _playable(row):
-                files.setdefault(row.recording_id, []).append(_footage(owners[row.recording_id], row))
-        return [self._now(recording, tuple(files.get(recording.id, ())), since, until) for recording in owners.values()]
+                owners[recording_id] = made
+        files = {recording_id: tuple(of) for recording_id, of in groupby(rows, lambda row: row.recording_id)}
+        return [self._now(each, await _all(each, files.get(each.id, ())), since, until) for each in owners.values()]
 
     async def page(self, project_id: str, since: float, until: float, *, limit: int) -> Sequence[Recording]:
         """Of all rooms of a project, newest first."""
@@ -165,20 +180,31 @@ class Library:
             return (await recordings.page(tx, project_id, since=since, until=until, limit=limit))[0]
 
     async def _files(self, recording: Recording) -> tuple[Footage, ...]:
-        now = clock.now()
-        known = self._known.get(recording.id)
-        if known is not None and known[0] > now:
-            return known[2]
+        """Asked for once, however many are waiting."""
+        asking = self._asking.setdefault(recording.id, asyncio.Lock())
+        try:
+            async with asking:
+                known = self._known.get(recording.id)
+                if known is not None and known[0] > clock.now():
+                    return known[2]
+                return await self._ask(recording)
+        finally:
+            if not asking.locked():
+                self._asking.pop(recording.id, None)
+
+    async def _ask(self, recording: Recording) -> tuple[Footage, ...]:
+        began = clock.now()
         async with self._db.read() as tx:
-            rows = await recording_files.of_recording(tx, recording.id)
+            rows = await recording_files.played(tx, [recording.id], most=MOST_FILES, parts=True)
             row = await recordings.find(tx, recording.id)
-        files = tuple(_footage(recording, row) for row in rows if _playable(row))
+        files = await _all(recording, rows)
         running = self._running.get(recording.id)
         if running is not None:
             for file in files:
                 running.closed.pop(file.sequence, None)
-        ttl = TTL_GROWING if self.growing(recording.id) else TTL_FINISHED
-        self._known[recording.id] = (now + ttl, row or recording, files)
+        now, ttl = clock.now(), TTL_GROWING if self.growing(recording.id) else TTL_FINISHED
+        until = now + min(TTL_MOST, max(ttl, SHARE * (now - began)))
+        self._known[recording.id] = (until, row or recording, files)
         self._known.move_to_end(recording.id)
         while len(self._known) > REELS:
             self._known.popitem(last=False)
@@ -228,23 +254,61 @@ class Library:
         )
 
 
-def _playable(row: RecordingFile) -> bool:
-    return row.state == "closed" or bool(row.remote_key)
+class _Row(Protocol):
+    """`recording_files.RecordingFile` or `.Played`."""
+
+    @property
+    def sequence(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def started_at(self) -> float: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def duration(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def init_bytes(self) -> int: ...
+    @property
+    def gap(self) -> str: ...
+    @property
+    def remote_key(self) -> str: ...
+    @property
+    def parts(self) -> bytes | None: ...
 
 
-def _footage(recording: Recording, row: RecordingFile) -> Footage:
-    return Footage(
-        Path(recording.directory) / row.name,
-        row.sequence,
-        row.started_at,
-        row.start,
-        row.duration,
-        row.nbytes,
-        row.init_bytes,
-        row.gap,
-        here=row.state != "gone",
-        remote_key=row.remote_key,
-        index=row.parts,
+async def _all(recording: Recording, rows: Sequence[_Row]) -> tuple[Footage, ...]:
+    """In pages: those of a month are 43 200, and the loop has other things to do."""
+    found: list[Footage] = []
+    for at in range(0, len(rows), recording_files.PAGE):
+        found += _footage(recording, rows[at : at + recording_files.PAGE])
+        await asyncio.sleep(0)
+    return tuple(found)
+
+
+def _footage(recording: Recording, rows: Iterable[_Row]) -> tuple[Footage, ...]:
+    """Of those that can be played."""
+    directory = Path(recording.directory)
+    return tuple(
+        Footage(
+            directory / row.name,
+            row.sequence,
+            row.started_at,
+            row.start,
+            row.duration,
+            row.nbytes,
+            row.init_bytes,
+            row.gap,
+            here=row.state != "gone",
+            remote_key=row.remote_key,
+            index=row.parts,
+        )
+        for row in rows
+        if row.state == "closed" or row.remote_key
     )
 
 

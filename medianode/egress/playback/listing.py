@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from medianode import clock
-from medianode.egress.playback.footage import SECOND, Reel
+from medianode.egress.playback.footage import SECOND, Footage, Reel
 from medianode.store.recordings import Recording
 
 JOINED = 1.0
@@ -49,14 +49,13 @@ def ranges(reels: Sequence[Reel]) -> list[dict[str, Any]]:
     """From when to when there is something, each with its recording; `here` false where it is only in the bucket."""
     found: list[dict[str, Any]] = []
     for reel in reels:
-        last: dict[str, Any] | None = None
+        begin: Footage | None = None
         end = 0.0
-        for file in reel.files:
-            if last is not None and file.started_at - end < JOINED and last["here"] is file.here:
-                last["to"] = clock.iso(file.ended_at)
-            else:
-                since, until = clock.iso(file.started_at), clock.iso(file.ended_at)
-                last = {"recording": reel.recording.id, "from": since, "to": until, "here": file.here}
-                found.append(last)
-            end = file.ended_at
+        for file in (*reel.files, None):
+            if begin is not None and (file is None or file.started_at - end >= JOINED or begin.here is not file.here):
+                since, until = clock.iso(begin.started_at), clock.iso(end)
+                found.append({"recording": reel.recording.id, "from": since, "to": until, "here": begin.here})
+                begin = None
+            if file is not None:
+                begin, end = begin or file, file.ended_at
     return found

@@ -95,16 +95,36 @@ class Cuts:
                 self._known.popitem(last=False)
         return found
 
-    def count(self, recording_id: str, sequence: int, uri: str) -> int:
-        """How many segments a file had that is gone; 0 where it has never been listed."""
-        with self._lock:
-            known = self._known.get((recording_id, sequence, uri))
-        return 0 if known is None else known.body.number
-
 
 def carried(formats: Sequence[Format]) -> tuple[str, ...]:
     """CODECS of a file. Raises UnsupportedMedia for what HLS does not carry."""
     return tuple(codec_string(each.track) for each in formats)
+
+
+@dataclass(slots=True)
+class Past:
+    """What a growing playlist has said, and must not go back on. `listed`: its files, by recording and sequence, as they were listed last:
+    how many segments of each, and whether a break stood before it; `dropped`, `breaks`: segments and breaks that were listed before these.
+    `target`: seconds.
+    """
+
+    listed: dict[tuple[str, int], tuple[int, bool]] = field(default_factory=dict)
+    dropped: int = 0
+    breaks: int = 0
+    target: int = LEAST_TARGET
+
+    def goes_on(self, listed: dict[tuple[str, int], tuple[int, bool]], target: int) -> None:
+        """It lists these now. What stood before them is gone, and the break right before them (RFC 8216 6.2.2)."""
+        first = next(iter(listed))
+        if self.listed and first not in self.listed:
+            # all of it has gone, and this came after a break
+            self.breaks += 1
+        for number, (key, (count, broken)) in enumerate(self.listed.items()):
+            self.breaks += broken and number > 0
+            if key == first:
+                break
+            self.dropped += count
+        self.listed, self.target = listed, max(self.target, target)
 
 
 @dataclass(slots=True)
@@ -119,9 +139,8 @@ class _Making:
     count: int = 0
 
 
-def render(entries: Sequence[Entry], cuts: Cuts, span: Span, *, growing: bool, bound: int, dropped: int = 0, least: int = 0) -> Rendered:
-    """The media playlist of these files, in order. `bound`: segments at the most; `dropped`: how many were listed before the first;
-    `least`: target duration that it has been published with.
+def render(entries: Sequence[Entry], cuts: Cuts, span: Span, *, growing: bool, past: Past | None = None, bound: int) -> Rendered:
+    """The media playlist of these files, in order. `past`: where it grows or has grown. `bound`: segments at the most.
 
     Raises UnsupportedMedia where HLS carries none of them, LimitExceeded `span-too-long`, NotFound `nothing-recorded`.
     """
@@ -132,6 +151,7 @@ def render(entries: Sequence[Entry], cuts: Cuts, span: Span, *, growing: bool, b
     start: int | None = None
     refused: UnsupportedMedia | None = None
     codecs: tuple[str, ...] = ()
+    told: dict[tuple[str, int], tuple[int, bool]] = {}
     for entry in entries:
         try:
             codecs = codecs if before is not None and entry.formats is before.formats else carried(entry.formats)
@@ -150,18 +170,25 @@ def render(entries: Sequence[Entry], cuts: Cuts, span: Span, *, growing: bool, b
         if span.since is not None and not making.listed:
             start = max(0, entry.file.at(span.since) - found.segments[0].start)
         _list(making, entry, found, codecs, discontinuity=breaks, new_map=not same_map)
+        told[entry.reel.recording.id, entry.file.sequence] = found.body.number, breaks
         before, broken = entry, False
     if not making.listed:
         if refused is not None:
             raise UnsupportedMedia(f"HLS does not carry this recording: {refused.message}; download it as a file", code="not-for-hls")
         raise NotFound("nothing is recorded there", code="nothing-recorded")
-    least = max(least, LEAST_TARGET if growing else 1)
+    past = Past(target=LEAST_TARGET if growing else 1) if past is None else past
+    past.goes_on(told, max([file.body.target for file in making.listed]))
     text = hls_vod.render(
-        making.listed, ended=not growing, event=growing and not dropped, least_target=least, media_sequence=dropped, start=start
+        making.listed,
+        ended=not growing,
+        event=growing and not past.dropped,
+        least_target=past.target,
+        media_sequence=past.dropped,
+        discontinuity_sequence=past.breaks,
+        start=start,
     )
-    target = max([least, *[file.body.target for file in making.listed]])
     average = making.nbytes * 8 * SECOND // max(1, making.duration)
-    return Rendered(text, tuple(making.codecs), making.width, making.height, max(making.peak, average), average, target, making.count)
+    return Rendered(text, tuple(making.codecs), making.width, making.height, max(making.peak, average), average, past.target, making.count)
 
 
 def _list(making: _Making, entry: Entry, found: Listed, codecs: Sequence[str], *, discontinuity: bool, new_map: bool) -> None:

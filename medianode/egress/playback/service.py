@@ -78,6 +78,7 @@ class PlaybackService:
             web.get(f"/vod/{{app}}/rooms/{{room}}/{media}", self._room),
             web.get(f"/vod/{{app}}/{_RECORDING}/{media}", self._recording),
             web.options("/vod/{tail:.*}", self._options),
+            web.get("/vod/{app}/{what}/{tail:.+}", self._lost),  # people's pages are above that
         ]
 
     async def serve(self) -> None:
@@ -108,6 +109,9 @@ class PlaybackService:
     async def _project(self, request: web.Request) -> web.StreamResponse:
         return await self._answered(request, self._listed)
 
+    async def _lost(self, request: web.Request) -> web.StreamResponse:
+        return _refusal(NotFound("no such resource of a recording", code="no-such-file"))
+
     async def _options(self, request: web.Request) -> web.Response:
         return web.Response(status=204, headers=OPEN_CORS)
 
@@ -131,6 +135,9 @@ class PlaybackService:
             reel = await self.library.reel(recording, *span)
             chosen = [(reel, file) for file in reel.files]
             return await self.downloads.clip(request, grant, (recording.id,), chosen, span, self._still(request, grant))
+        if name.endswith(".mp4"):
+            file = await self.library.file(recording, name)
+            return await self.downloads.file(request, grant, recording, file, self._still(request, grant))
         reel = await self.library.reel(recording)
         if name == "poster.jpg":
             return await self._stills.poster(request, grant, reel)
@@ -140,7 +147,7 @@ class PlaybackService:
             return await self._stills.thumbnails(request, reel)
         if name == "info.json":
             return _json(listing.whole(reel))
-        return await self.downloads.file(request, grant, reel, name, self._still(request, grant))
+        raise NotFound("no such file of this recording", code="no-such-file")
 
     def reach(self, address: Callable[[Recording, str], Awaitable[str]], read: Callable[[Recording, str, int], Awaitable[bytes]]) -> None:
         """How to get at files that are only in a bucket, by their keys: where viewers fetch them, and their first bytes."""

@@ -6,14 +6,16 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from weakref import WeakValueDictionary
 
+from medianode import clock
 from medianode.config import Limits
 from medianode.egress.playback import playlists
 from medianode.egress.playback.disk import Disk, Reader
 from medianode.egress.playback.footage import Footage, Reel
 from medianode.egress.playback.library import Recorder
-from medianode.egress.playback.playlists import Cuts, Entry, Rendered
+from medianode.egress.playback.playlists import Cuts, Entry, Past, Rendered
 from medianode.egress.playback.segments import cut
 from medianode.egress.playback.span import Span
 from medianode.errors import PeerError, PeerTimeout
@@ -26,17 +28,12 @@ FIRST_SEGMENT_WAIT = 10.0
 RENDERED = 32
 """Playlists remembered."""
 FORMATS = 8192
-FETCHED = 16
+FETCHED, AT_ONCE = 512, 8
 """Beginnings of files that are read from a bucket for one playlist."""
-
-
-@dataclass(slots=True)
-class _State:
-    """Of a growing playlist. `first`: sequence of the file that it begins with; `dropped`: segments that were listed before that."""
-
-    first: int
-    dropped: int = 0
-    target: int = 0
+PASTS = 64
+"""Growing playlists of which it is remembered what they have listed."""
+AWAY = 10.0
+"""Seconds before a bucket is asked again that could not be read for a recording."""
 
 
 class Shelf:
@@ -50,7 +47,9 @@ class Shelf:
         self._cuts = Cuts()
         self._formats: OrderedDict[tuple[str, int], tuple[Format, ...]] = OrderedDict()
         self._rendered: OrderedDict[tuple[object, ...], tuple[tuple[object, ...], Rendered]] = OrderedDict()
-        self._states: OrderedDict[tuple[object, ...], _State] = OrderedDict()
+        self._pasts: OrderedDict[tuple[object, ...], Past] = OrderedDict()
+        self._away: dict[str, float] = {}
+        self._fetching: WeakValueDictionary[tuple[object, ...], asyncio.Lock] = WeakValueDictionary()
 
     async def rendered(
         self,
@@ -71,32 +70,32 @@ class Shelf:
         if known is not None and known[0] == version:
             self._rendered.move_to_end(key)
             return known[1]
-        state = self._state(key, chosen, address) if growing else None
-        await self._fetch(chosen)
-        made = await self._disk.run(self._make, tuple(chosen), address, span, growing, state)
-        if state is not None:
-            state.target = max(state.target, made.target)
+        async with self._fetching.setdefault(scope, asyncio.Lock()):  # who come together ask the bucket once, and wait for one playlist
+            known = self._rendered.get(key)
+            if known is not None and known[0] == version:
+                return known[1]
+            whole = await self._fetch(chosen)
+            past = self._past(key, growing)
+            # what is missing for a moment is not gone
+            past = past if whole or past is None else replace(past)
+            made = await self._disk.run(self._make, tuple(chosen), address, span, growing, past)
+        if not whole:
+            return made
         self._rendered[key] = (version, made)
         self._rendered.move_to_end(key)
         while len(self._rendered) > RENDERED:
             self._rendered.popitem(last=False)
         return made
 
-    def _state(self, key: tuple[object, ...], chosen: Sequence[tuple[Reel, Footage]], address: Callable[[Reel, Footage], str]) -> _State:
-        """What of a growing playlist must not go back: how much of its beginning is gone, and how long segments may be."""
-        first, uri = (chosen[0][1].sequence, address(*chosen[0])) if chosen else (0, "")
-        state = self._states.get(key)
-        if state is None:
-            state = self._states[key] = _State(first)
-        if chosen and first > state.first:
-            recording_id = chosen[0][0].recording.id
-            for sequence in range(state.first, first):
-                state.dropped += self._cuts.count(recording_id, sequence, uri.replace(chosen[0][1].name, f"{sequence:06}.mp4"))
-            state.first = first
-        self._states.move_to_end(key)
-        while len(self._states) > RENDERED * 8:
-            self._states.popitem(last=False)
-        return state
+    def _past(self, key: tuple[object, ...], growing: bool) -> Past | None:
+        """Also of one that has just ended: its players go on from what they know."""
+        if not growing:
+            return self._pasts.get(key)
+        past = self._pasts.setdefault(key, Past())
+        self._pasts.move_to_end(key)
+        while len(self._pasts) > PASTS:
+            self._pasts.popitem(last=False)
+        return past
 
     def _make(
         self,
@@ -104,7 +103,7 @@ class Shelf:
         address: Callable[[Reel, Footage], str],
         span: Span,
         growing: bool,
-        state: _State | None,
+        past: Past | None,
     ) -> Rendered:
         """In a thread."""
         entries: list[Entry] = []
@@ -125,8 +124,7 @@ class Shelf:
                     before = (reel, file)
                 else:
                     before = None
-        dropped, least = (state.dropped, state.target) if state is not None else (0, 0)
-        return playlists.render(entries, self._cuts, span, growing=growing, bound=self._bound, dropped=dropped, least=least)
+        return playlists.render(entries, self._cuts, span, growing=growing, past=past, bound=self._bound)
 
     def _format(self, reader: Reader, reel: Reel, file: Footage) -> tuple[Format, ...] | None:
         """None for a file that is not here any more: it leaves a break in the playlist."""
@@ -145,20 +143,34 @@ class Shelf:
         while len(self._formats) > FORMATS:
             self._formats.popitem(last=False)
 
-    async def _fetch(self, chosen: Sequence[tuple[Reel, Footage]]) -> None:
-        """What files are that are only in a bucket, where the one before does not tell. A bucket that is away leaves a break."""
-        fetched, before = 0, None
+    async def _fetch(self, chosen: Sequence[tuple[Reel, Footage]]) -> bool:
+        """What files are that are only in a bucket, where the one before does not tell. False where one is not to be had now: it leaves a
+        break, and the playlist is not to be remembered.
+        """
+        wanted: list[tuple[Reel, Footage]] = []
+        before = None
         for reel, file in chosen:
             key = (reel.recording.id, file.sequence)
             follows = before == (reel.recording.id, file.sequence - 1) and not file.gap
             before = key
-            if follows or file.here or not file.remote_key or key in self._formats or self.far is None or fetched >= FETCHED:
-                continue
-            fetched += 1
-            try:
-                self._know(key, formats(await self.far(reel.recording, file.remote_key, file.init_bytes)))
-            except PeerError as e:
-                log.warning("%s is not to be had from its bucket: %s: %s", file.remote_key, e.code, e)
+            if not follows and not file.here and file.remote_key and key not in self._formats:
+                wanted.append((reel, file))
+        if self.far is None:
+            return True
+        now = clock.now()
+        self._away = {recording_id: until for recording_id, until in self._away.items() if until > now}
+        for at in range(0, min(len(wanted), FETCHED), AT_ONCE):
+            group = [(reel, file) for reel, file in wanted[at : at + AT_ONCE] if reel.recording.id not in self._away]
+            await asyncio.gather(*(self._fetch_one(reel.recording, file) for reel, file in group))
+        return all((reel.recording.id, file.sequence) in self._formats for reel, file in wanted)
+
+    async def _fetch_one(self, recording: Recording, file: Footage) -> None:
+        assert self.far is not None
+        try:
+            self._know((recording.id, file.sequence), formats(await self.far(recording, file.remote_key, file.init_bytes)))
+        except PeerError as e:
+            self._away[recording.id] = clock.now() + AWAY
+            log.warning("%s is not to be had from its bucket: %s: %s", file.remote_key, e.code, e)
 
     async def begun(self, recording_id: str) -> None:
         """Until a growing recording has its first segment. Raises PeerTimeout `not-ready`."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, NotRequired, TypedDict
+
+import msgspec
 
 from medianode.codecs import aac
 from medianode.egress.recorder.order import Order
@@ -17,6 +19,29 @@ EXTENDED_TYPE = bytes.fromhex("6d656469616e6f64658f3b5dd1c24a07")
 """The UUID of our box at the end of moov; what it holds is JSON in UTF-8."""
 TrackFacts = tuple[str, str, int, int, int, int]
 """(kind, codec, width, height, sampling rate, channels)"""
+_Short = Annotated[str, msgspec.Meta(max_length=32, pattern=r"^[^\x00]*$")]
+_Name = Annotated[str, msgspec.Meta(max_length=128, pattern=r"^[^\x00]*$")]
+_Text = Annotated[str, msgspec.Meta(max_length=200, pattern=r"^[^\x00]*$")]
+_Size = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+
+
+class Label(TypedDict):
+    """As `build` writes it, within what the columns of the database take."""
+
+    recording: _Short
+    project: _Short
+    slug: NotRequired[_Name]
+    room: _Name
+    identity: NotRequired[_Name]
+    ingress: NotRequired[_Short | None]
+    reason: NotRequired[Annotated[str, msgspec.Meta(max_length=16, pattern=r"^[a-z]*$")]]
+    sequence: _Size
+    gap: NotRequired[_Short]
+    startedAt: Annotated[float, msgspec.Meta(ge=0, le=1e11)]
+    start: Annotated[int, msgspec.Meta(ge=0, le=1 << 60)]
+    title: NotRequired[_Text]
+    labels: NotRequired[dict[_Text, _Text]]
+    tracks: Annotated[list[tuple[_Short, _Short, _Size, _Size, _Size, _Size]], msgspec.Meta(max_length=16)]
 
 
 def facts(tracks: Sequence[Track]) -> tuple[TrackFacts, ...]:
@@ -44,29 +69,15 @@ def build(order: Order, sequence: int, gap: str, started_at: float, start: int, 
     return uuid_box(EXTENDED_TYPE, json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode())
 
 
-def parse(moov: bytes) -> Mapping[str, Any]:
-    """Of a moov's payload. ProtocolError where there is none, or it is damaged."""
+def parse(moov: bytes) -> Label:
+    """Of a moov's payload. ProtocolError where there is none, or it is damaged: what it says goes into the database."""
     held = fmp4_read.user_box(moov, EXTENDED_TYPE)
     if held is None:
         raise ProtocolError("recording: expected our label in moov, got none")
     try:
-        told = json.loads(held)
-    except ValueError as e:
-        raise ProtocolError(f"recording: expected a label in JSON: {e}") from None
-    if not isinstance(told, dict) or not all(isinstance(told.get(name), kind) for name, kind in _NEEDED.items()):
-        raise ProtocolError(f"recording: expected a label with {', '.join(_NEEDED)}")
-    return told
-
-
-_NEEDED: Mapping[str, type | tuple[type, ...]] = {
-    "recording": str,
-    "project": str,
-    "room": str,
-    "sequence": int,
-    "start": int,
-    "startedAt": (int, float),
-    "tracks": list,
-}
+        return msgspec.json.decode(held, type=Label)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
+        raise ProtocolError(f"recording: expected our label in JSON: {e}") from None
 
 
 def _facts(track: Track) -> TrackFacts:

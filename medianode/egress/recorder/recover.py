@@ -7,14 +7,18 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from medianode.egress.recorder import label
-from medianode.egress.recorder.label import TrackFacts
+from medianode.egress.recorder.label import Label, TrackFacts
 from medianode.errors import ProtocolError
 from medianode.media.parts import Part
 from medianode.protocols import fmp4_read
 from medianode.protocols.fmp4_read import Timescale
+
+LONGEST = 1 << 60
+"""Microseconds; a part behind that is garbage, …"""
+LARGEST = 1 << 32
+"""… and one of so many bytes: the index of parts has four for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +27,7 @@ class Recovered:
     whole. `started_at`: wallclock; `start` and `duration`: microseconds on the recording's timeline.
     """
 
-    label: Mapping[str, Any]
+    label: Label
     sequence: int
     gap: str
     started_at: float
@@ -69,18 +73,18 @@ def read(file: _Bytes) -> Recovered:
     if not parts:
         raise ProtocolError("recording: expected a whole part, got none")
     nbytes = parts[-1].offset + parts[-1].size
-    start = int(told["start"])
+    start = told["start"]
     return Recovered(
         label=told,
-        sequence=int(told["sequence"]),
-        gap=str(told.get("gap") or ""),
-        started_at=float(told["startedAt"]),
+        sequence=told["sequence"],
+        gap=told.get("gap", ""),
+        started_at=told["startedAt"],
         start=start,
         duration=max(part.start + part.duration for part in parts) - start,
         nbytes=nbytes,
         init_bytes=init_bytes,
         cut=file.size - nbytes,
-        tracks=_tracks(told["tracks"]),
+        tracks=tuple(told["tracks"]),
         parts=tuple(parts),
     )
 
@@ -113,6 +117,8 @@ def _parts(file: _Bytes, at: int, scales: Mapping[int, Timescale]) -> list[Part]
                 runs = fmp4_read.runs(file.at(at + head.length, head.size - head.length), scales)
             elif head.type == b"mdat" and runs is not None:
                 extent = fmp4_read.extent(runs, has_video=has_video)
+                if extent.start + extent.duration > LONGEST or at + head.size - begin >= LARGEST:
+                    break
                 parts.append(Part(begin, at + head.size - begin, *extent))
                 runs = None
                 begin = at + head.size
@@ -122,10 +128,3 @@ def _parts(file: _Bytes, at: int, scales: Mapping[int, Timescale]) -> list[Part]
             break
         at += head.size
     return parts
-
-
-def _tracks(told: Any) -> tuple[TrackFacts, ...]:
-    try:
-        return tuple((str(k), str(c), int(w), int(h), int(rate), int(channels)) for k, c, w, h, rate, channels in told)
-    except (TypeError, ValueError) as e:
-        raise ProtocolError(f"recording: expected tracks in the label: {e}") from None

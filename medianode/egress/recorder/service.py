@@ -32,6 +32,8 @@ log = logging.getLogger("medianode.recorder")
 TICK = 0.25
 PATIENCE = 2.0
 """Seconds over limits.shutdown_grace that somebody who stops a recording waits for its disk."""
+LEAST = 0.1
+"""Seconds that a disk with nothing to write is given to say so, at the end of the node."""
 ROOM_WANTED = 8 << 20
 """Bytes that are asked for at least when the disk is full; four times what waits for it where that is more."""
 BY_OPTION = frozenset({"ingress", "room"})
@@ -143,7 +145,7 @@ class Recorder:
         if running is None:
             raise NotFound(f"no recording {recording_id} runs here", code="no-such-recording")
         order = running.session.order
-        if order.reason in BY_OPTION:
+        if order.reason in BY_OPTION and not running.session.ending:  # what ends by itself holds nobody off who comes next
             self._stopped.add((order.project_id, order.room, order.identity))
         self._end(running)
         done, _ = await asyncio.wait((running.session.ended,), timeout=self._limits.shutdown_grace + PATIENCE)
@@ -181,6 +183,7 @@ class Recorder:
     async def _close(self) -> None:
         self._closing = True
         grace = self._limits.shutdown_grace
+        deadline = clock.now() + grace
         self._rings.close()
         for running in tuple(self._running.values()):
             self._end(running, patience=grace / 2)
@@ -188,7 +191,7 @@ class Recorder:
         if ends:
             await asyncio.wait(ends, timeout=grace)
         for writer in self._writers.values():
-            if not await writer.close(grace):
+            if not await writer.close(max(LEAST, deadline - clock.now())):
                 log.error("the disk of %s does not answer: what waited for it is lost", writer.name)
 
     def begins(self, grant: PublishGrant) -> bool:

@@ -35,6 +35,10 @@ WELL_AFTER = 5.0
 """Seconds without a refusal after which a disk is well: at its limit it refuses every other second."""
 SLOW = "slow-disk"
 UNSUPPORTED = "unsupported-codec"
+CLOCK_STEP = "clock-step"
+STEP = 1.0
+"""Seconds that the wallclock moves against the timeline from file to file when it was set anew: what is before it and what follows do not
+join in time."""
 
 
 class _WritePart(Write):
@@ -82,6 +86,8 @@ class Session:
         self.order = order
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.started_at = 0.0
+        self._zero = 0.0
+        self._until = 0.0
         self.duration = 0
         self.nbytes = 0
         self.queued = 0
@@ -202,6 +208,10 @@ class Session:
             self._started()
         tracks = label.facts(self._tracks)
         gap, self._gap = self._gap if self._sequence > 1 else "", ""
+        zero = started_at - start / SECOND
+        if self._sequence > 1 and not gap and abs(zero - self._zero) > STEP:
+            gap = CLOCK_STEP
+        self._zero = zero
         told = label.build(self.order, self._sequence, gap, started_at, start, tracks)
         init = fmp4.init_segment(self._tracks, told)
         path = self.order.directory / name(self._sequence)
@@ -231,6 +241,7 @@ class Session:
             self._file = None
             if job.file.opened:
                 self.duration += job.file.duration
+                self._until = max(self._until, job.file.started_at + job.file.duration / SECOND)
                 self.nbytes += job.file.nbytes
                 self._file_changed(job.file, closed=True)
         elif isinstance(job, End):
@@ -308,7 +319,7 @@ class Session:
     def _finished(self) -> None:
         code, message = self._cause
         if self.started_at:
-            at = max(self.started_at, clock.wallclock())
+            at = max(self.started_at, self._until, clock.wallclock())
             telemetry.session(log, "recorded", **self._fields, code=code, duration=self.duration / SECOND, bytes=self.nbytes)
             self._bus.publish(RecordingEnded(*self._about, at=at, duration=self.duration, nbytes=self.nbytes, code=code, message=message))
         self._on_end(self)

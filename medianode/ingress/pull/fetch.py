@@ -17,6 +17,8 @@ from medianode.protocols.rtsp.auth import Authentication
 REDIRECTIONS = 5
 READ_BYTES = 1 << 20
 SCHEMES = ("http", "https")
+MAX_COOKIES = 64
+"""Kept of one source; some CDNs want theirs back, and some sources make a new one each time."""
 
 
 class Fetcher:
@@ -75,6 +77,8 @@ class Fetcher:
             address = URL(shown, encoded=True)
         except ValueError:
             raise UnsupportedMedia("the source leads to an address that cannot be read", code="bad-redirect") from None
+        if len(self._session.cookie_jar) > MAX_COOKIES:
+            self._session.cookie_jar.clear()
         async with self._session.get(address, headers=headers, allow_redirects=False) as response:
             yield response
 
@@ -101,7 +105,9 @@ async def open_fetcher(outbound: Outbound, url: str, nonce: str) -> AsyncIterato
         connector=connector,
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None, sock_read=None),
         cookie_jar=aiohttp.CookieJar(),
-        headers={"User-Agent": "medianode"},
+        # what comes packed all the same is not unpacked: a kilobyte may become a megabyte
+        headers={"User-Agent": "medianode", "Accept-Encoding": "identity"},
+        auto_decompress=False,
         read_bufsize=READ_BYTES,
     )
     try:

@@ -19,6 +19,11 @@ MAX_SEGMENT = 64 << 20
 BEHIND = 3
 """Segments from the end where a player begins (6.3.3)."""
 SLICE = 0.1
+MAX_SLICE = 348 * 188
+"""Bytes handed on in one go, as MAX_UNITS of units: a segment may be large, and said to be short."""
+MAX_UNITS = 64
+LONG_PLAYLIST = 64 << 10
+"""Bytes from which it is read in a thread: tens of milliseconds, for every refresh."""
 LATE = 15.0
 """Seconds behind its pace after which it begins anew at the end."""
 TRIES = 3
@@ -63,7 +68,9 @@ class HlsReader:
     async def _media(self, url: str) -> tuple[Playlist, str]:
         for _ in range(REDIRECTED):
             data, url = await self._fetcher.read(url, MAX_BYTES)
-            found = read_playlist(data.decode("utf-8", "replace"), url)
+            text = data.decode("utf-8", "replace")
+            long = len(data) > LONG_PLAYLIST
+            found = await asyncio.to_thread(read_playlist, text, url) if long else read_playlist(text, url)
             if isinstance(found, Playlist):
                 return found, url
             url = self._best(found).url
@@ -101,7 +108,7 @@ class HlsReader:
         if self._transport is None:
             self._transport = TransportStream(self._assembler)
         slices = max(1, round(segment.duration / SLICE))
-        step = -(-len(data) // slices // 188) * 188 or 188
+        step = min(-(-len(data) // slices // 188) * 188 or 188, MAX_SLICE)
         for i in range(0, len(data), step):
             piece = data[i : i + step]
             now = await self._wait(i / len(data) * segment.duration, len(piece))
@@ -118,8 +125,8 @@ class HlsReader:
         first = min(unit.dts for unit in units)
         units.sort(key=lambda unit: unit.dts)
         at = 0.0
-        for unit in units:
-            if (due := (unit.dts - first) / 90_000) >= at:
+        for i, unit in enumerate(units):
+            if (due := (unit.dts - first) / 90_000) >= at or i % MAX_UNITS == 0:
                 at = due + SLICE
                 await self._wait(due, 0)
             self._take(unit, clock.now())
@@ -137,11 +144,9 @@ class HlsReader:
         assembler.frame(codec, 0, data, ms, (pts - dts) / 90, now, ticks)
 
     async def _wait(self, offset: float, nbytes: int) -> float:
-        """Until `offset` seconds of the segment are due."""
+        """Until `offset` seconds of the segment are due; where they are already, the others have their turn."""
+        await asyncio.sleep(max(0.0, self._due + offset - clock.now()))
         now = clock.now()
-        if (left := self._due + offset - now) > 0:
-            await asyncio.sleep(left)
-            now = clock.now()
         if nbytes:
             self._intake.heard(nbytes, now)
         return now

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
+from time import thread_time
 from typing import Protocol
 
 import aiohttp
@@ -16,6 +17,7 @@ from medianode.ingress.assembler import Assembler
 from medianode.ingress.pull.fetch import Fetcher, open_fetcher
 from medianode.ingress.pull.hls import HlsReader
 from medianode.ingress.pull.order import PullOrder
+from medianode.ingress.pull.rhythm import REST
 from medianode.ingress.pull.source import Intake
 from medianode.ingress.tags import take_tag
 from medianode.ingress.transport_stream import TransportStream
@@ -27,6 +29,8 @@ from medianode.transcode.puller import LIVE_FORMATS, StreamDemuxer
 
 FIRST = 376
 """Bytes that tell what it is: two packets of a transport stream."""
+SLICE = 1 << 16
+"""Bytes that are taken apart in one go."""
 MAX_PICTURE = 8 << 20
 MAX_TAG = 16 << 20
 _VIDEO, _AUDIO = 9, 8
@@ -56,7 +60,7 @@ class HttpSource:
         """Until it ends. The URL, where it is a playlist."""
         async with fetcher.get(self._order.url) as response:
             first = b""
-            while len(first) < FIRST and (chunk := await response.content.readany()):
+            while len(first) < FIRST and (chunk := await response.content.read(SLICE)):
                 first += chunk
                 if first.startswith(b"#EXTM3U") or boundary_of(response.headers.get("Content-Type", "")) is not None:
                     break
@@ -77,11 +81,14 @@ class HttpSource:
 
 
 async def _chunks(first: bytes, response: aiohttp.ClientResponse, rest: float) -> AsyncIterator[bytes]:
-    """Between two there is a rest: what gathers meanwhile is one read."""
-    yield first
-    while data := await response.content.readany():
+    """Between two there is a rest: what gathers meanwhile is one read. Who sends so much that it costs more rests longer."""
+    data = first
+    while data:
+        began = thread_time()
         yield data
-        await asyncio.sleep(rest)
+        took = thread_time() - began
+        await asyncio.sleep(max(took * REST, rest if len(data) < SLICE else 0.0))
+        data = await response.content.read(SLICE)
 
 
 def _format(first: bytes, content_type: str, intake: Intake, transport: str) -> Format:

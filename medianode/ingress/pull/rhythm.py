@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import thread_time
 
 from medianode import clock
 from medianode.tasks import guarded, until_next
+
+LONG = 0.25
+"""Of the interval: who computes longer on one beat rests afterwards."""
+REST = 4.0
+"""As long as it computed, so many times: a source that floods has a fifth of the loop at most, and TCP slows it down."""
 
 
 class Rhythm:
@@ -14,7 +20,8 @@ class Rhythm:
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
-        self._members: dict[Callable[[float], None], None] = {}
+        self._members: dict[Callable[[float], None], float] = {}
+        """Until when each rests."""
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -22,10 +29,14 @@ class Rhythm:
 
     def join(self, member: Callable[[float], None]) -> Callable[[], None]:
         """Call `member(now)` on every beat, until the callable that is returned is called. One that raises is reported, and left out."""
-        self._members[member] = None
+        self._members[member] = 0.0
         if self._timer is None:
             self._schedule()
-        return lambda: self._members.pop(member, None)
+
+        def leave() -> None:
+            self._members.pop(member, None)
+
+        return leave
 
     def _schedule(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(until_next(self._interval, clock.now()), self._beat)
@@ -33,8 +44,14 @@ class Rhythm:
     def _beat(self) -> None:
         self._timer = None
         now = clock.now()
-        for member in tuple(self._members):
-            if member in self._members and guarded("pull", member, now) is not None:
+        for member, rests_until in tuple(self._members.items()):
+            if member not in self._members or rests_until > now:
+                continue
+            # not by the clock: who was only kept waiting by others has not computed
+            began = thread_time()
+            if guarded("pull", member, now) is not None:
                 self._members.pop(member, None)
+            elif (took := thread_time() - began) > self._interval * LONG and member in self._members:
+                self._members[member] = now + took * (1 + REST)
         if self._members:
             self._schedule()

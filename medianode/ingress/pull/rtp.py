@@ -23,6 +23,8 @@ from medianode.protocols.rtp.rtcp import ReportBlock
 from medianode.protocols.rtsp.description import Stream
 
 MAX_FRAME_BYTES = 8 << 20
+MAX_SOUND_BYTES = 1 << 16
+"""Of a frame of sound, which is put together by copying: AAC has 6 KiB at most."""
 MAX_WAIT = 0.2
 """Seconds that a hole may hold back what came behind it; nothing is asked for again."""
 UDP_PACKETS = 2048
@@ -197,11 +199,11 @@ class RtpSession:
 def _depacketiser(stream: Stream, codec: Codec) -> Depacketiser:
     match codec:
         case Codec.AAC if stream.encoding == "mp4a-latm":
-            return LatmDepacketiser(MAX_FRAME_BYTES)
+            return LatmDepacketiser(MAX_SOUND_BYTES)
         case Codec.AAC:
-            return Mpeg4Depacketiser(MAX_FRAME_BYTES, stream.fmtp, _aac_samples(stream))
+            return Mpeg4Depacketiser(MAX_SOUND_BYTES, stream.fmtp, _aac_samples(stream))
         case Codec.MP3:
-            return MpegAudioDepacketiser(MAX_FRAME_BYTES)
+            return MpegAudioDepacketiser(MAX_SOUND_BYTES)
         case Codec.MJPEG:
             return JpegDepacketiser(MAX_FRAME_BYTES)
     return depacketiser(codec, MAX_FRAME_BYTES)

@@ -277,6 +277,7 @@ class _Playing:
                     connection.send_frame(channels[index], report)
         if now >= self._alive_at:
             self._alive_at = now + self._pause
+            connection.forget()
             connection.request("GET_PARAMETER" if "GET_PARAMETER" in connection.public else "OPTIONS", self._url)
 
 

@@ -238,11 +238,11 @@ class TsDemuxer:
             piece = piece[: stream.left]
             stream.left -= len(piece)
         stream.pieces.append(piece)
-        stream.size += len(piece)
+        stream.size += PACKET  # what it costs to keep, however little is in it
         if stream.left == 0:
             self._close(stream)
         elif stream.size > self._max:
-            self._damage(stream, f"expected at most {self._max} bytes in a PES packet, got more")
+            self._damage(stream, f"expected at most {self._max} bytes of packets in a PES packet, got more")
 
     def _close(self, stream: _Stream) -> None:
         """Hand on what is open; where a length was told, only when it is all there."""

@@ -7,8 +7,10 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable
 
+from medianode.errors import ProtocolError
+
 _CHALLENGE = re.compile(r"(?i)\b(basic|digest)\b\s*")
-_PARAMETER = re.compile(r'([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,]+))')
+_PARAMETER = re.compile(r'(?<![A-Za-z0-9_-])([A-Za-z0-9_-]++)\s*+=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,]+))')
 _HASHES: dict[str, Callable[[bytes], str]] = {
     "md5": lambda data: hashlib.md5(data, usedforsecurity=False).hexdigest(),
     "sha-256": lambda data: hashlib.sha256(data).hexdigest(),
@@ -46,7 +48,7 @@ class Authentication:
         return False
 
     def header(self, method: str, url: str) -> str | None:
-        """The Authorization of a request, None before a challenge."""
+        """The Authorization of a request, None before a challenge. Raises ProtocolError on what no header can hold."""
         if self._basic:
             return "Basic " + base64.b64encode(f"{self._user}:{self._password}".encode()).decode()
         if not self._digest:
@@ -85,5 +87,8 @@ def parse_challenge(value: str) -> dict[str, str]:
 
 
 def _quoted(text: str) -> str:
+    """Raises ProtocolError: a line end, from who wrote the URL or from the server, would begin a header of its own."""
+    if not text.isprintable():
+        raise ProtocolError("Digest: expected a user and a challenge without control characters")
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from medianode.errors import ProtocolError
+from medianode.errors import LimitExceeded, ProtocolError
 from medianode.protocols.rtsp.auth import Authentication
 from medianode.protocols.rtsp.messages import Frame, Response, ServerRequest, Splitter, build_request, parse_parameters
 
@@ -14,6 +14,8 @@ DEFAULT_TIMEOUT = 60.0
 """Of a session, seconds (RFC 2326 12.37)."""
 MAX_AHEAD = 32
 """Requests that wait for their answers."""
+MAX_FRAME_BYTES = 8 << 20
+"""Of frames that nobody has taken yet: some servers send media before they have answered PLAY, and some before they are asked."""
 
 
 class _Asked:
@@ -43,6 +45,7 @@ class ClientConnection:
         self._out: list[bytes] = []
         self.responses: dict[int, Response] = {}
         self.frames: list[Frame] = []
+        self._frame_bytes = 0
         self.session = ""
         self.session_timeout = DEFAULT_TIMEOUT
         self.public: frozenset[str] = frozenset()
@@ -60,13 +63,20 @@ class ClientConnection:
         for message in self._splitter.feed(data):
             if type(message) is Frame:
                 self.frames.append(message)
+                self._frame_bytes += len(message.data)
             elif type(message) is Response:
                 self._response(message)
             elif type(message) is ServerRequest:
                 self._requested(message)
+        if self._frame_bytes > MAX_FRAME_BYTES:
+            raise LimitExceeded(f"RTSP: expected an answer, got {MAX_FRAME_BYTES} bytes of frames before it")
+
+    def forget(self) -> None:
+        """Wait for no answers any more: some cameras leave signs of life unanswered while they play."""
+        self._asked.clear()
 
     def take_frames(self) -> list[Frame]:
-        frames, self.frames = self.frames, []
+        frames, self.frames, self._frame_bytes = self.frames, [], 0
         return frames
 
     def data_to_send(self) -> bytes:

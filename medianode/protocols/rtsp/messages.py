@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -12,7 +13,10 @@ MAX_BODY = 131_072
 MAX_HEADERS = 128
 MAX_GARBAGE = 131_072
 """Bytes that are neither an answer nor a frame, in a row, before the server is given up: some cameras write stray bytes between frames."""
+MAX_MESSAGES = 8192
+"""In what is fed at once: who sends thousands of frames of a few bytes would have the loop for a second."""
 _DOLLAR = 0x24
+_BLANK = re.compile(rb"[\r\n]+")
 
 
 class Response(NamedTuple):
@@ -65,6 +69,8 @@ class Splitter:
         out: list[Message] = []
         position, end = 0, len(data)
         while position < end:
+            if len(out) > MAX_MESSAGES:
+                raise LimitExceeded(f"RTSP: expected at most {MAX_MESSAGES} frames in {end} bytes")
             if data[position] == _DOLLAR:
                 if end - position < 4:
                     break
@@ -90,8 +96,9 @@ class Splitter:
 
     def _text(self, data: bytes, position: int, out: list[Message]) -> int:
         """How many bytes an answer, a request or garbage takes; 0: more is needed."""
-        if data[position] in b"\r\n":
-            return 1
+        if (blank := _BLANK.match(data, position)) is not None:
+            self._waste(blank.end() - position)
+            return blank.end() - position
         if not _may_begin(data[position : position + 16]):
             return self._skip(data, position)
         end = data.find(b"\r\n\r\n", position, position + MAX_HEAD + 4)
@@ -119,8 +126,10 @@ class Splitter:
 
     def _skip(self, data: bytes, position: int) -> int:
         """Up to what may be the next frame or answer."""
-        found = [at for mark in (b"$", b"RTSP/") if (at := data.find(mark, position + 1)) >= 0]
-        taken = (min(found) if found else len(data)) - position
+        frame = data.find(b"$", position + 1)
+        until = frame if frame >= 0 else len(data)
+        answer = data.find(b"RTSP/", position + 1, until)
+        taken = (answer if answer >= 0 else until) - position
         self._lost = True
         self.skipped += taken
         self._waste(taken)

@@ -27,19 +27,21 @@ Output = bytes | Lost
 class Receiver:
     """`latency`: seconds. `max_packets`: between the next to hand on and the newest; what is further ahead is dropped and counted.
 
+    As many holes at most are opened or given up between two calls of `losses`: a datagram of 17 bytes may open thousands.
+
     Of what was pushed each packet is counted once: received, duplicates, late or beyond.
     """
 
     __slots__ = (
-        "_asked", "_buffer", "_holes", "_latency", "_max", "_newest", "_next", "beyond", "duplicates", "late", "lost", "nacked", "received",
-        "recovered",
+        "_asked", "_budget", "_buffer", "_holes", "_latency", "_max", "_newest", "_next", "beyond", "duplicates", "late", "lost", "nacked",
+        "received", "recovered",
     )  # fmt: skip
 
     def __init__(self, sequence: int, latency: float, max_packets: int) -> None:
         self._next = sequence  # unbounded from here on; all behind it is handed on
         self._newest = sequence - 1
         self._latency = latency
-        self._max = max_packets
+        self._max = self._budget = max_packets
         self._buffer: dict[int, bytes] = {}
         self._holes: dict[int, float] = {}  # ascending: sequence → until when it is waited for
         self._asked: dict[int, float] = {}  # when it is asked for again
@@ -87,6 +89,11 @@ class Receiver:
             self.beyond += 1
             return
         if at > self._newest:
+            opened = at - self._newest - 1
+            if opened > self._budget:
+                self.beyond += 1
+                return
+            self._budget -= opened
             until = now + self._latency
             for missing in range(self._newest + 1, at):
                 self._holes[missing] = until
@@ -119,6 +126,9 @@ class Receiver:
         """The sender will not send these again (DROPREQ): they are waited for no longer. 31 bits each."""
         begin = self._next + ahead(first, self._next & SEQUENCE_MASK)
         end = min(begin + ahead(last, first), self._next + self._max - 1)
+        if (dropped := max(0, end + 1 - begin)) > self._budget:
+            return
+        self._budget -= dropped
         for missing in range(max(begin, self._next), end + 1):
             if missing in self._holes:
                 self._holes[missing] = float("-inf")
@@ -143,6 +153,7 @@ class Receiver:
 
     def losses(self, now: float, interval: float) -> list[int]:
         """What is to be asked for now: new holes at once, the others again after `interval` seconds. Ascending, unbounded."""
+        self._budget = self._max
         if not self._holes:
             return []
         again = now + max(interval, MIN_NAK_INTERVAL)

@@ -45,6 +45,12 @@ export class Archive {
     return answer;
   }
 
+  /** null: there is none, or not for this key. */
+  async picture(path, query) {
+    const response = await fetch(this.url(path, query), { headers: { Authorization: `Bearer ${this.key}` } }).catch(() => null);
+    return response?.ok ? response.blob() : null;
+  }
+
   /** A token for what players fetch, where only a key opens the room: keys do not belong into addresses. */
   async borrow(app, room) {
     if (this.token || !this.key) return;

@@ -64,7 +64,9 @@ function lane(name, ranges, end) {
 }
 
 function take(recording) {
-  const picture = element('img', { alt: '', loading: 'lazy', width: 320, height: 180, src: archive.url(`vod/${app}/${recording.id}/poster.jpg`, { width: 320 }) });
+  const path = `vod/${app}/${recording.id}/poster.jpg`;
+  const picture = element('img', { alt: '', loading: 'lazy', width: 320, height: 180, src: archive.url(path, { width: 320 }) });
+  picture.addEventListener('error', () => fetched(picture, path), { once: true });
   const words = element(
     'div',
     {},
@@ -75,6 +77,14 @@ function take(recording) {
   return element('li', {}, element('a', { href: address(recording.id) }, picture, words));
 }
 
+/** A picture that only a key opens: those do not belong into addresses. */
+async function fetched(picture, path) {
+  const blob = archive.key ? await archive.picture(path, { width: 320 }) : null;
+  if (!blob) return picture.replaceWith(element('span', { className: 'no-picture', textContent: 'No picture' }));
+  picture.addEventListener('load', () => URL.revokeObjectURL(picture.src), { once: true });
+  picture.src = URL.createObjectURL(blob);
+}
+
 async function show() {
   const turn = ++asked;
   const end = midnight(day + DAY * 1.5);
@@ -82,7 +92,7 @@ async function show() {
   $('day').value = `${local.getFullYear()}-${String(local.getMonth() + 1).padStart(2, '0')}-${String(local.getDate()).padStart(2, '0')}`;
   let told;
   try {
-    const path = room ? `vod/${app}/rooms/${room}/recordings.json` : `vod/${app}/recordings.json`;
+    const path = room ? `vod/${app}/rooms/${encodeURIComponent(room)}/recordings.json` : `vod/${app}/recordings.json`;
     told = await archive.json(path, { from: iso(day), to: iso(end) });
   } catch (e) {
     return refused(e);
@@ -126,4 +136,4 @@ function go(at) {
 }
 
 show();
-setInterval(() => document.hidden || $('board').hidden || show(), RENEW);
+setInterval(() => document.hidden || !$('key-form').hidden || show(), RENEW);

@@ -119,10 +119,9 @@ def _asset(fact: Fact, subject: Subject) -> dict[str, Any]:
 def _media(fact: Fact, subject: Subject) -> dict[str, Any]:
     """As `/v1/on-demand` shows it."""
     data, recording = fact.data, subject.recording
-    where = f"{subject.base}/vod/{subject.project.slug}/{data['recordingId']}"
     began = fact.at if recording is None else recording.started_at
     return {
-        "thumbnail": f"{where}/poster.jpg",
+        "thumbnail": f"{subject.base}/vod/{data['playbackId']}/poster.jpg",
         "id": data["mediaId"],
         "workspaceId": subject.project.id,
         "streamId": data["ingressId"],

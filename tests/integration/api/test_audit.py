@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
+
+import av
+from av.codec.context import CodecContext
 
 WITHOUT = {
     "POST /api/v1/apps/{app}/tokens": "signs, and changes nothing",
@@ -11,6 +15,7 @@ WITHOUT = {
 }
 HOOK = {"url": "https://hooks.example.com/", "dialect": "baxcloud", "events": ["live.*"], "probe": False}
 RULE = {"defaultPolicy": "allow", "allow": [], "deny": ["shop.example"]}
+BUCKET = {"type": "s3", "bucket": "kept", "endpoint": "http://1.1.1.1:9", "accessKey": "AKIA", "secretKey": "0123456789abcdef"}
 PUSH = {"url": "rtmp://live.example.net/live", "streamKey": "0123456789abcdef"}
 
 
@@ -23,10 +28,11 @@ class Walk:
         self.key_id = key_id
         self.done: set[str] = set()
 
-    async def __call__(self, operation: str, body: Any = None, *, query: str = "", **names: str) -> Any:
+    async def __call__(self, operation: str, body: Any = None, *, query: str = "", data: bytes | None = None, **names: str) -> Any:
         method, path = operation.split()
         newest = await self.newest()
-        answer = await self.house.ask(method, path.format(**{"app": "live", "project": "live", **names}) + query, body, key=self.key)
+        where = path.format(**{"app": "live", "project": "live", **names}) + query
+        answer = await self.house.ask(method, where, body, key=self.key, data=data)
         assert answer.status < 300, (operation, answer)
         entries = (await self.house.ask("GET", "/api/v1/audit", key=self.house.admin)).data
         written = [entry for entry in entries if entry["id"] > newest]
@@ -75,6 +81,25 @@ async def recordings(walk: Walk) -> None:
     for change in ("PATCH", "DELETE"):
         media = await walk.house.asset()
         await walk(f"{change} /v1/on-demand/{{media}}", {"metadata": {"a": "b"}} if change == "PATCH" else None, media=media)
+
+
+async def upload_of_a_recording(walk: Walk) -> None:
+    media = (await walk.house.ask("GET", f"/v1/on-demand/{await walk.house.asset()}")).data
+    await walk("PATCH /api/v1/projects/{project}", {"storage": BUCKET})
+    await walk("POST /api/v1/projects/{project}/recordings/{recording}/upload", recording=media["recordingId"])
+    await walk("PATCH /api/v1/projects/{project}", {"storage": None})
+
+
+async def sources_and_slates(walk: Walk) -> None:
+    source = {"inputType": "url", "room": "p", "url": "rtsp://127.0.0.1/cam"}
+    camera = await walk("POST /api/v1/apps/{app}/ingress", source)
+    await walk("PATCH /api/v1/apps/{app}/pulls/{id}", {"transport": "tcp"}, id=camera["ingressId"])
+    slate = "/api/v1/apps/{app}/rooms/{room}/fallback"
+    await walk(f"PUT {slate}", {"text": "Back in a moment"}, room="p")
+    encoder = CodecContext.create("png", "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 64, 64, "rgb24", Fraction(1, 25)
+    await walk(f"PUT {slate}/slate", data=bytes(encoder.encode(av.VideoFrame(64, 64, "rgb24"))[0]), room="p")
+    await walk(f"DELETE {slate}", room="p")
 
 
 async def live_streams(walk: Walk) -> None:
@@ -131,7 +156,8 @@ async def keys_links_and_projects(walk: Walk) -> None:
 async def test_every_operation_that_changes_something_is_in_the_audit_log(house: Any) -> None:
     made = await house.keys.create("who", ["admin"])
     walk = Walk(house, made.secret, made.key.id)
-    for part in (ingresses_and_sessions, recordings, live_streams, webhooks, keys_links_and_projects):
+    parts = (ingresses_and_sessions, recordings, upload_of_a_recording, sources_and_slates, live_streams, webhooks, keys_links_and_projects)
+    for part in parts:
         await part(walk)
     paths = (await house.ask("GET", "/openapi.json", key="")).body["paths"]
     changing = {

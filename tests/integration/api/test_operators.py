@@ -165,6 +165,7 @@ async def test_projects_are_made_and_changed(house: Any) -> None:
         "createdAt": made.data["createdAt"],
         "limits": dict.fromkeys(("rooms", "publishers", "viewers", "bitrate", "disk")),
         "storage": None,
+        "recording": {"maxAge": None, "maxBytes": None, "minKeep": None, "upload": False, "deleteAfterUpload": False},
     }
     assert re.fullmatch(r"prj_[0-9a-f]+", made.data["id"])
     changed = await house.ask("PATCH", "/api/v1/projects/garage", {"openPublish": True}, key=house.admin)

@@ -10,7 +10,7 @@ import pytest
 
 from medianode import clock
 from medianode.media.parts import Part, pack
-from medianode.store import recording_files, recordings
+from medianode.store import recording_files, recordings, schema
 from medianode.store.recording_files import RecordingFile
 from medianode.store.recordings import Recording
 from medianode.tasks import background
@@ -61,9 +61,20 @@ async def test_started_stopped_listed_titled_pinned_and_deleted(house: Any, key:
 
 async def test_one_that_runs_is_stopped_and_then_deleted(house: Any, key: str) -> None:
     made = (await house.ask("POST", SOME, {"room": "demo"})).data["id"]
-    assert (await house.ask("DELETE", f"{SOME}/{made}")).status == 204
+    assert (await house.ask("DELETE", f"{SOME}/{made}?keepRemote=maybe")).status == 400
+    assert (await house.ask("DELETE", f"{SOME}/{made}?keepRemote=true")).status == 204
+    async with house.db.read() as tx:
+        (deleted,) = await tx.all(schema.audit.select().where(schema.audit.c.action == "recording.deleted"))
+    assert deleted["details"]["keepRemote"] is True
     assert [word for word, _ in house.tape.events] == ["start", "stop"]
     assert (await house.ask("GET", SOME)).body["total"] == 0
+
+
+async def test_one_that_has_just_begun_can_be_pinned(house: Any, key: str) -> None:
+    made = (await house.ask("POST", SOME, {"room": "demo"})).data["id"]
+    # its row is not written yet
+    changed = await house.ask("PATCH", f"{SOME}/{made}", {"pinned": True, "title": "t"})
+    assert (changed.status, changed.data["pinned"], changed.data["title"]) == (200, True, "t")
 
 
 async def test_a_recording_ends_by_itself_after_its_max_duration(house: Any, key: str) -> None:
@@ -159,6 +170,9 @@ async def test_what_is_left_of_a_live_stream(house: Any) -> None:
     assert (found["id"], found["duration"], found["status"], found["sourceResolution"]) == (media, 10.0, "Ready", "720p")
     playback = found["playbackIds"][0]
     assert (playback["accessPolicy"], playback["url"]) == ("public", f"https://media.example.com/{playback['id']}.m3u8")
+    # as open as the playback id, also where the project's rooms need tokens
+    assert found["thumbnail"] == f"https://media.example.com/vod/{playback['id']}/poster.jpg"
+    assert found["downloadUrl"] == f"https://media.example.com/vod/{playback['id']}/download.mp4"
     assert (await house.ask("GET", f"/v1/on-demand/{media}/playback-ids/{playback['id']}")).data == playback
     assert (await house.ask("GET", f"/v1/on-demand/{found['streamId']}/live-clips")).data == [found]
     changed = await house.ask("PATCH", f"/on-demand/{media}", {"metadata": {"name": "launch"}})

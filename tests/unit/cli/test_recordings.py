@@ -38,6 +38,9 @@ def test_a_lost_index_is_rebuilt_listed_and_foreseen(
     assert recording not in capsys.readouterr().out
     assert main(["recordings", "rebuild"]) == 0
     assert f"{tmp_path}/recordings: 1 recordings, 2 adopted, 0 forgotten, 0 broken, 0 foreign" in capsys.readouterr().out
+    assert main(["recordings", "rebuild", "--directory", f"{tmp_path}/typo"]) != 0
+    assert not (tmp_path / "typo").exists()
+    assert "typo" in capsys.readouterr().err
     assert main(["recordings", "list", "--project", "garage", "--room", "door"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[1].split() == [recording, "2023-11-14T22:13:20Z", "15.0", shown[1].split()[3], "finished", "garage-door"]

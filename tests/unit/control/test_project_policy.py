@@ -107,6 +107,15 @@ async def test_storage_that_cannot_be(raw: dict[str, Any], field: str) -> None:
     assert [word in str(caught.value) for word in ("x" * 600, "very secret")] == [False, False]
 
 
+async def test_options_of_the_longest_room_name(house: Any) -> None:
+    shop = await house.projects.create("shop")
+    room = f"shop-{'r' * 115}"
+    await RoomOptions(house.db, house.bus).put(shop.id, room, Options(record=True))
+    again = RoomOptions(house.db, house.bus)
+    await again.load()
+    assert again.get(shop.id, room).record
+
+
 async def test_a_project_is_deleted_with_all_that_is_in_it(house: Any, time: Any) -> None:
     shop, other = await house.projects.create("shop", viewing="token"), await house.projects.create("other")
     made = await house.ingresses.create(shop, Door.RTMP, "a")

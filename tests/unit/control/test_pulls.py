@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -166,6 +167,14 @@ async def test_two_nodes_share_the_sources_and_one_takes_over_where_the_other_is
     assert await facts(house) == ["pull.failed"], "the outage was told by the node before"
 
 
+async def test_of_two_nodes_that_look_at_once_one_has_it(house: Any, desk: Desk) -> None:
+    await seen(house, "b")
+    other = Desk(house, "b")
+    made = {(await source(house, name)).id for name in ("one", "two")}
+    await asyncio.gather(desk.look(), other.look())
+    assert sorted([*desk.fetching.orders, *other.fetching.orders]) == sorted(made)
+
+
 async def test_no_node_fetches_more_than_its_bound_and_says_so(house: Any, desk: Desk) -> None:
     rows = [await source(house, name) for name in ("one", "two", "three")]
     await desk.look()
@@ -194,6 +203,8 @@ async def test_its_options_are_checked(house: Any) -> None:
         ("rtsp://:pass@192.0.2.1/a", "rtsp://***@192.0.2.1/a"),
         ("srt://192.0.2.1:9000?passphrase=long&mode=caller", "srt://192.0.2.1:9000?passphrase=***&mode=***"),
         ("rtmp://192.0.2.1/live/key", "rtmp://192.0.2.1/live/***"),
+        ("rtsp://192.0.2.1/user=admin_password=tl_J6_channel=1.sdp?real", "rtsp://192.0.2.1/user=admin_password=***_channel=1.sdp?***"),
+        ("http://192.0.2.1/token=abc/x.m3u8", "http://192.0.2.1/token=***/x.m3u8"),
         ("https://[2001:db8::1]/cam.m3u8?token", "https://[2001:db8::1]/cam.m3u8?***"),
     ],
 )

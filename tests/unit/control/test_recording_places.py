@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from medianode.control.recording_places import RecordingPlaces, directory
 from medianode.errors import InvalidRequest, NotEnabled
 from medianode.events import Bus
 from medianode.store.database import Database
+from medianode.tasks import background
 
 
 @pytest.mark.parametrize("bad", ["", ".", "..", "../x", "a/b", "/etc", ".hidden", "a\x00b", "a\nb", "x" * 256])
@@ -52,3 +55,24 @@ async def test_a_directory_that_cannot_be_written_is_told_without_its_path(datab
     assert refused.value.code == "recording-directory"
     assert str(tmp_path) not in str(refused.value)
     assert not recording_places.marked(tmp_path)
+
+
+async def test_a_disk_that_does_not_answer_holds_up_nobody_who_publishes(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answer, loop = asyncio.Event(), threading.Event(), asyncio.get_running_loop()
+
+    def hang(root: Path) -> None:
+        assert threading.current_thread() is not threading.main_thread(), "the loop is held up"
+        loop.call_soon_threadsafe(asked.set)
+        answer.wait()
+
+    monkeypatch.setattr(recording_places, "check_writable", hang)
+    project = await Projects(database, Bus()).create("garage")
+    places = RecordingPlaces(Config(data_dir=str(tmp_path)), database, Bus())
+    async with background(places.serve()):
+        async with asyncio.timeout(5):
+            await asked.wait()
+        for _ in range(2):
+            assert places.order(project, "garage-a").directory.is_relative_to(tmp_path / "recordings")
+            answer.set()

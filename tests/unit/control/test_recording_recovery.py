@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness.recorded import Studio
 
 from medianode.config import Recording as Settings
-from medianode.control import recording_places
+from medianode.control import recording_places, sidecar
 from medianode.control.projects import Projects
+from medianode.egress.recorder import label
 from medianode.errors import Conflict
 from medianode.events import Bus
-from medianode.store import outbox, recording_files, recordings
+from medianode.store import discards, outbox, recording_files, recordings
 from medianode.store.database import Database, Transaction
 from medianode.store.projects import Project
 from medianode.store.recording_files import RecordingFile
@@ -174,6 +177,8 @@ async def test_rows_without_files_go_but_not_where_a_disk_is_not_mounted(studio:
     await unmounted.open()
     with ExitStack() as claims:
         assert not await unmounted.recovery.take(claims, set())
+        with pytest.raises(Conflict, match="mount its disk"):
+            await unmounted.recovery.claim(claims, [studio.root])  # nor does the command: its mark would tell a lie at the next start
     assert not recording_places.marked(studio.root)
     await unmounted.recovery.reconcile()
     assert await dump(studio.db) == before, "nothing is concluded from an empty mount point"
@@ -192,6 +197,9 @@ async def test_nothing_is_done_to_files_of_others(studio: Studio, project: Proje
     film = await studio.recorded(await projects.create("other"), "other-door", AT, 3)
     await projects.delete("other", "other")
     again = await restarted(studio)
+    assert (await again.recovery.reconcile()).foreign == 0, "it is noted what is to be unlinked"
+    async with studio.db.write() as tx:
+        await discards.remove(tx, [number for number, _ in await discards.oldest(tx, "node-a", 10)])
     assert (await again.recovery.reconcile()).foreign == 1
     assert film.files[0].path.exists()
     link = studio.root / "garage" / "garage-yard" / "rec_00000000000000000000"
@@ -199,6 +207,98 @@ async def test_nothing_is_done_to_files_of_others(studio: Studio, project: Proje
     (studio.root / "garage" / "garage-yard" / "notes").mkdir()
     assert (await again.recovery.reconcile()).recordings == 2
     with ExitStack() as claims:
-        again.recovery.claim(claims, [studio.root])
+        await again.recovery.claim(claims, [studio.root])
         with pytest.raises(Conflict, match="stop it first"):
-            Studio(studio.db, studio.root, studio.settings).recovery.claim(claims, [studio.root])
+            await Studio(studio.db, studio.root, studio.settings).recovery.claim(claims, [studio.root])
+
+
+async def test_what_was_deleted_does_not_come_back_before_it_is_unlinked(studio: Studio, project: Project) -> None:
+    """kill -9 between the commit that takes the rows away and the unlinking."""
+    await studio.recorded(project, "garage-yard", AT, 5)
+    whole = await studio.recorded(project, "garage-door", AT, 15)
+    partly = await studio.recorded(project, "garage-door", AT + 100, 25)
+    cut_off = studio.film(project, "garage-door", AT + 200)
+    cut_off.roll(25)
+    await studio.ledger.write()
+    async with studio.db.write() as tx:
+        await recordings.remove(tx, whole.order.recording_id)
+        for film in (partly, cut_off):
+            first, *_ = await recording_files.of_recording(tx, film.order.recording_id)
+            await recording_files.remove(tx, first.id)
+        paths = [whole.order.directory, partly.files[0].path, cut_off.files[0].path]
+        await discards.add(tx, "node-a", [str(path) for path in paths])
+    again = await restarted(studio)
+    await again.recovery.end_cut_off()
+    tally = await again.recovery.reconcile()
+    await again.recovery.rebuild(studio.root)
+    rows, files = await dump(studio.db)
+    assert tally.adopted == 0
+    assert whole.order.recording_id not in {row.id for row in rows}
+    for film in (partly, cut_off):
+        assert [f.sequence for f in files if f.recording_id == film.order.recording_id] == [2, 3]
+
+
+HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a room that no database takes": lambda told: told.update(room="a\0b"),
+    "a room of a megabyte": lambda told: told.update(room="r" * (1 << 20)),
+    "no time": lambda told: told.update(startedAt=float("nan")),
+    "no end of time": lambda told: told.update(startedAt=float("inf")),
+    "a time before all": lambda told: told.update(startedAt=-1e300),
+    "a start beyond all": lambda told: told.update(start=10**30),
+    "an ingress that is a list": lambda told: told.update(ingress=["a"]),
+    "labels that are none": lambda told: told.update(labels=[1, 2]),
+    "labels of bytes that are no text": lambda told: told.update(labels={"a": "\0"}),
+    "a title of a megabyte": lambda told: told.update(title="t" * (1 << 20)),
+    "a gap of a megabyte": lambda told: told.update(gap="g" * (1 << 20)),
+    "tracks that are text": lambda told: told.update(tracks=["avc"]),
+}
+
+
+async def test_files_that_lie_of_themselves_are_broken_and_stop_nobody(
+    studio: Studio, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dumps = label.json.dumps
+    await studio.recorded(project, "garage-yard", AT, 3)
+    for spoil in HOSTILE.values():
+
+        def lying(told: dict[str, Any], spoil: Callable[[dict[str, Any]], object] = spoil, **more: Any) -> str:
+            spoil(told)
+            return dumps(told, **more)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(label.json, "dumps", lying)
+            studio.film(project, "garage-door", AT).roll(1)
+    good = studio.film(project, "garage-gate", AT)
+    good.roll(3)
+    studio.ledger._backlog._changes.clear()
+    again = await restarted(studio)
+    tally = await again.recovery.reconcile()
+    assert (tally.broken, tally.adopted) == (len(HOSTILE), 1)
+    rows, _ = await dump(studio.db)
+    assert {row.room for row in rows} == {"garage-yard", "garage-gate"}
+
+
+async def test_whose_a_recording_is_its_place_tells_and_not_its_files(studio: Studio, project: Project) -> None:
+    other = await Projects(studio.db, studio.bus).create("other")
+    taken = await studio.recorded(other, "other-yard", AT, 3)
+    async with studio.db.write() as tx:
+        await recordings.change(tx, taken.order.recording_id, playback_id="pb", reason="clip")
+    await studio.catalogue.note(taken.order.recording_id)
+    film = studio.film(replace(project, id=other.id), "garage-door", AT)
+    film.roll(3)
+    lying = studio.film(project, "garage-door", AT + 10)
+    lying.roll(3)
+    studio.ledger._backlog._changes.clear()
+    said = Recording(
+        id="rec_x", project_id=other.id, node_id="z", room="other-yard", directory="/etc", state="finished", started_at=AT, ended_at=AT
+    )
+    sidecar.write(replace(said, directory=str(lying.order.directory)), [])
+    copied = studio.root / "garage" / "garage-door" / "rec_00000000000000000000"
+    shutil.copytree(taken.order.directory, copied)
+    again = await restarted(studio)
+    await again.recovery.reconcile()
+    assert (await again.recovery.rebuild(studio.root)).broken == 1, "no two have one playback id"
+    async with studio.db.read() as tx:
+        found, _ = await recordings.page(tx, None, limit=10)
+    mine = {row.id: (row.project_id, row.room, row.directory) for row in found if row.room != "other-yard"}
+    assert mine == {f.order.recording_id: (project.id, "garage-door", str(f.order.directory)) for f in (film, lying)}

@@ -188,6 +188,24 @@ async def test_the_disk_is_never_full_and_who_runs_it_is_told(
     assert await disk_facts(studio) == ["disk.low", "disk.recovered"]
 
 
+async def test_on_a_small_disk_half_of_it_is_for_recordings_whatever_the_rate_is(
+    time: Any, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """12 MB at 2 MB/s: ten seconds of writing are more than all of it."""
+    studio = await studio_of(database, tmp_path, min_free=1 << 31)
+    small = SmallDisk(studio.root, 120 * MB, monkeypatch)
+    monkeypatch.setattr(studio.retention, "write_rate", lambda space=None: 20.0 * MB)
+    kept = await Projects(database, studio.bus).create("kept", recording={"minKeep": 86_400})
+    film = await studio.recorded(kept, "kept-a", time.wall - 900, 60, padding=BIG)
+    assert studio.retention.wanted(small.measure(studio.root)) == 60 * MB
+    await studio.retention.look(time.monotonic)
+    assert left(film) == [1, 2, 3, 4, 5, 6], "half is free: what is to be kept is"
+    small.taken = small.free - 12 * MB
+    time.pass_by(60)
+    await studio.retention.look(time.monotonic)
+    assert left(film) == [2, 3, 4, 5, 6], "an eighth is free before what is to be kept goes"
+
+
 async def test_where_a_write_found_no_room_the_oldest_goes_at_once_and_nothing_else_is_full(
     time: Any, database: Database, tmp_path: Path, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

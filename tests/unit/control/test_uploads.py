@@ -29,6 +29,7 @@ from medianode.store.projects import Project
 from medianode.store.recording_files import RecordingFile
 from medianode.store.recordings import Recording
 from medianode.store.uploads import PartSent, Upload
+from medianode.tasks import background
 
 STORAGE = {"type": "s3", "bucket": "evidence", "endpoint": "https://s3.example.com", "accessKey": "AK", "secretKey": "SK"}
 BUCKET = Bucket.of(STORAGE)
@@ -247,6 +248,34 @@ async def test_by_hand(tmp_path: Path) -> None:
             await here.uploads.retry(replace(here.project, storage=None), "rec_1")
         assert (await here.uploads.retry(here.project, "rec_1")).upload_state == "pending"
         assert (await here.uploads.state(here.project)).queue.files == 1
+
+
+async def test_a_bucket_that_is_changed_while_a_file_is_on_its_way_gets_it_whole(tmp_path: Path, file: Path) -> None:
+    """What is in the old one counts for nothing: it could not be played, and would be deleted here."""
+    other = {**STORAGE, "bucket": "other"}
+    there: list[tuple[str, str]] = []
+
+    class Moving(Service):
+        async def complete(self, bucket: Bucket, key: str, upload_id: str, parts: Any) -> None:
+            await super().complete(bucket, key, upload_id, parts)
+            there.append((bucket.name, key))
+            async with here.db.write() as tx:
+                await projects.replace(tx, replace(here.project, storage=other))
+
+        async def head(self, bucket: Bucket, key: str) -> Head | None:
+            return await super().head(bucket, key) if (bucket.name, key) in there else None
+
+    ended = {"upload_state": "pending", "state": "finished", "ended_at": 2.0}
+    async with house(tmp_path, Moving(), **ended) as here, background(here.uploads.serve()), asyncio.timeout(10):
+        while True:
+            async with here.db.read() as tx:
+                recording = await recordings.find(tx, "rec_1")
+            assert recording is not None
+            if recording.upload_state == "done":
+                break
+            await asyncio.sleep(0)
+    assert there == [("evidence", KEY), ("other", KEY)]
+    assert recording.remote_url == "https://s3.example.com/other/live/live-a/rec_1/index.m3u8"
 
 
 async def test_it_ends_with_a_playlist_beside_the_files(tmp_path: Path, file: Path) -> None:

@@ -17,6 +17,8 @@ from medianode.outbound import Outbound
         ("?latency=200000&pkt_size=1316", SrtUrl("cam.lan", 9000, "", "", 16, 0.2)),  # FFmpeg counts µs
         ("?rcvlatency=9000", SrtUrl("cam.lan", 9000, "", "", 16, 8.0)),
         ("?streamid=play:a/b&passphrase=of-the-camera&pbkeylen=32", SrtUrl("cam.lan", 9000, "play:a/b", "of-the-camera", 32, 0.0)),
+        # as FFmpeg takes it, which knows no fragments
+        ("?streamid=#!::r=a,m=request&passphrase=of-the-camera", SrtUrl("cam.lan", 9000, "#!::r=a,m=request", "of-the-camera", 16, 0.0)),
     ],
 )
 def test_addresses(options: str, found: SrtUrl) -> None:

@@ -19,3 +19,8 @@ def test_what_is_packed_comes_back() -> None:
 def test_anything_else_is_refused(broken: bytes) -> None:
     with pytest.raises(ValueError, match="index of parts"):
         unpack(broken)
+
+
+def test_a_picture_that_stood_for_two_hours_has_its_place_in_the_index() -> None:
+    (told,) = unpack(pack([Part(0, 1, 0, 7_200_000_000, True)]))
+    assert told.duration == (1 << 32) - 1

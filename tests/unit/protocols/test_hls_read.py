@@ -70,11 +70,19 @@ def test_variants_best_first() -> None:
         "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n",
         "#EXTM3U\n#EXTINF:1,\nhttp://[x\n",
         "#EXTM3U\n" + "#EXTINF:1,\na\n" * 20_001,
+        "#EXTM3U\n" + "#\n" * 100_000,
     ],
 )
 def test_no_playlist(text: str) -> None:
     with pytest.raises(ProtocolError):
         read_playlist(text, "http://h/")
+
+
+def test_a_long_word_is_read_in_no_time() -> None:
+    text = "#EXTM3U\n#EXT-X-MAP:" + "A" * 1_000_000 + "\n#EXTINF:1,\na\n"  # an hour, were each letter a beginning
+    found = read_playlist(text, "http://h/")
+    assert isinstance(found, Playlist)
+    assert len(found.segments) == 1
 
 
 @given(st.text(max_size=400))

@@ -75,6 +75,11 @@ def test_garbage_is_a_peers_fault(data: bytes) -> None:
         PartReader("f", 500).feed(b"--f\r\n" + data)
 
 
+def test_many_small_parts_cost_what_few_large_ones_do() -> None:
+    part = b"--f\r\nContent-Length: 1\r\n\r\nx\r\n"
+    assert len(PartReader("f", 500).feed(part * 300_000)) == 300_000  # minutes, were the rest copied for each
+
+
 def test_boundaries() -> None:
     assert boundary_of('multipart/x-mixed-replace; boundary="--myboundary"') == "--myboundary"
     assert boundary_of("Multipart/X-Mixed-Replace;boundary=b") == "b"

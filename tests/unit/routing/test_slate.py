@@ -8,6 +8,8 @@ import pytest
 from samples import AUDIO, VIDEO, grant
 
 from medianode import clock
+from medianode.auth import Takeover
+from medianode.config import Limits
 from medianode.events import Bus, RoomLive
 from medianode.media.gop import GopCache
 from medianode.media.packet import Gap, Packet
@@ -16,6 +18,8 @@ from medianode.routing.demand import Demand
 from medianode.routing.fallback import Fallback, Loop, Strand
 from medianode.routing.programme import Watch, pick_programme
 from medianode.routing.publication import Publication
+from medianode.routing.registry import Registry
+from medianode.routing.room import Room
 from medianode.routing.slate import Slate, delays_of
 
 LOOP = Loop(
@@ -98,6 +102,45 @@ def test_behind_b_frames_its_pictures_are_shown_after_the_last_and_before_the_ne
     assert shown[0] == 15_000
     assert shown == sorted(set(shown))
     assert [packet.pts - packet.dts for packet in sink.packets if packet.track is VIDEO][-1] == 6000
+
+
+async def test_a_slate_that_was_not_to_be_had_is_asked_for_again_and_one_is_shown_for_who_took_over_and_sends_nothing(
+    now: list[float],
+) -> None:
+    class Failing:
+        def __init__(self) -> None:
+            self.loop: Loop | None = None
+
+        def find(self, project_id: str, room: str, slate: str, like: tuple[Track, ...], ready: object) -> Loop | None:
+            return self.loop
+
+    registry = Registry(Bus(), Limits())
+    registry.slates.of = lambda project, room: Fallback(slate="s/1")
+    loops = registry.slates.loops = Failing()
+    leave = grant(identity="cam", hold=60.0, takeover=Takeover.REPLACE)
+
+    def publish() -> tuple[Room, Publication]:
+        room, publication = registry.publish(leave, "rtmp", "", lambda error: None)
+        publication.set_tracks((VIDEO,))
+        return room, publication
+
+    room, first = publish()
+    first.write(Packet(VIDEO, b"x", 0, 0, True, now[0]))
+    room.end(first, "connection-reset")
+    assert not room.slated
+    loops.loop = LOOP
+    registry.look(now[0])
+    assert room.slated
+    _, second = publish()
+    second.write(Packet(VIDEO, b"x", 0, 0, True, now[0]))
+    assert room.programme is second
+    _, third = publish()  # takes over, and has no picture yet
+    assert room.programme is None
+    registry.look(now[0])
+    assert room.slated
+    third.write(Packet(VIDEO, b"x", 0, 0, True, now[0]))
+    assert room.programme is third
+    room.end(third, "deleted", final=True)
 
 
 async def test_who_waits_is_let_in_when_the_room_is_on_air_and_nobody_waits_for_nothing() -> None:

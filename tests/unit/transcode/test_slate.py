@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import io
+import zlib
 
 import av
 import pytest
 from av.codec.context import CodecContext
+from av.packet import Packet as AvPacket
 
 from medianode.codecs import h264, nal
 from medianode.errors import InvalidRequest
@@ -16,7 +18,7 @@ from medianode.routing.fallback import Loop
 from medianode.tasks import background
 from medianode.transcode.artwork import Artwork, check_image, picture
 from medianode.transcode.clip import load_clip, read_clip
-from medianode.transcode.encode import AudioEncoder, H264Encoder
+from medianode.transcode.encode import AudioEncoder, H264Encoder, JpegEncoder
 from medianode.transcode.loop import make_loop
 from medianode.transcode.slate import SlateMaker
 
@@ -133,6 +135,27 @@ def test_what_is_no_picture_is_refused_and_a_large_one_before_it_is_decoded() ->
         assert refused.value.code == "bad-image"
     with pytest.raises(InvalidRequest, match="at most 4000 pixels"):
         check_image(good, 4000)
+
+
+def test_a_picture_of_very_many_scans_is_refused() -> None:
+    encoder = JpegEncoder(64, 64, 5)
+    frame = av.VideoFrame(64, 64, "yuvj420p")
+    whole = encoder.encode(frame)
+    assert check_image(whole, 5000) == "image/jpeg"
+    scan = whole[whole.index(b"\xff\xda") : -2]
+    with pytest.raises(InvalidRequest, match="at most 100 scans"):
+        check_image(whole[:-2] + scan * 100 + whole[-2:], 5000)
+
+
+def test_texts_of_a_picture_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A megabyte of them would be a gigabyte."""
+    handed: list[bytes] = []
+    monkeypatch.setattr(av, "Packet", lambda data: handed.append(data) or AvPacket(data))
+    good, text = png(64, 64), b"a\0\0" + zlib.compress(bytes(1_000_000))
+    chunk = len(text).to_bytes(4, "big") + b"zTXt" + text + zlib.crc32(b"zTXt" + text).to_bytes(4, "big")
+    assert check_image(good[:33] + chunk + good[33:], 5000) == "image/png"
+    assert b"zTXt" not in handed[0]
+    assert handed[0].endswith(good[-12:])
 
 
 async def test_each_format_is_made_once_and_those_who_asked_are_told() -> None:

@@ -17,6 +17,8 @@ def upgrade() -> None:
     op.add_column("projects", sa.Column("recording", sa.JSON, nullable=True))
     op.add_column("ingresses", sa.Column("record", sa.Boolean, nullable=False, server_default=sa.false()))
     op.add_column("ingresses", sa.Column("pull", sa.JSON, nullable=True))
+    with op.batch_alter_table("settings") as settings:
+        settings.alter_column("key", existing_type=sa.String(64), existing_nullable=False, type_=sa.String(200))
     _create()
     _create_sources()
 
@@ -96,6 +98,20 @@ def _create() -> None:
     )
     op.create_index("ix_discards_node_id", "discards", ["node_id"])
     op.create_table(
+        "object_discards",
+        sa.Column("id", SERIAL, nullable=False),
+        sa.Column("node_id", sa.String(32), nullable=False),
+        sa.Column("project_id", sa.String(32), nullable=False),
+        sa.Column("recording_id", sa.String(32), nullable=False),
+        sa.Column("bucket", sa.Text, nullable=False),
+        sa.Column("key", sa.Text, nullable=False),
+        sa.Column("upload_id", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_object_discards"),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name="fk_object_discards_project_id_projects", ondelete="CASCADE"),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("ix_object_discards_node_id", "object_discards", ["node_id"])
+    op.create_table(
         "uploads",
         sa.Column("file_id", SERIAL, nullable=False, autoincrement=False),
         sa.Column("project_id", sa.String(32), nullable=False),
@@ -148,8 +164,11 @@ def _create_sources() -> None:
 
 
 def downgrade() -> None:
-    for table in ("fallbacks", "pulls", "uploads", "discards", "recording_files", "recordings"):
+    for table in ("fallbacks", "pulls", "uploads", "object_discards", "discards", "recording_files", "recordings"):
         op.drop_table(table)
+    op.execute("DELETE FROM settings WHERE length(key) > 64")
+    with op.batch_alter_table("settings") as settings:
+        settings.alter_column("key", existing_type=sa.String(200), existing_nullable=False, type_=sa.String(64))
     with op.batch_alter_table("ingresses") as ingresses:
         ingresses.drop_column("pull")
         ingresses.drop_column("record")

@@ -20,6 +20,8 @@ from medianode.store.recording_files import RecordingFile
 from medianode.store.recordings import Recording
 
 WHO = ("rec_a", "p1", "shop-till", "", None)
+WHO_ALL = ("rec_a", "rec_B", "rec_C")
+PROJECT = Project(id="p1", slug="shop", name="Shop", created_at=0.0, jwt_key_id="k", jwt_secret="s", viewing="public", open_publish=False)
 
 
 @dataclass
@@ -109,10 +111,7 @@ async def test_a_recording_is_whole_at_every_moment_of_its_life(database_url: st
         assert list((await library.reel(found)).files[0].parts) == list(parts(5))
 
         async with db.write() as tx:
-            project = Project(
-                id="p1", slug="shop", name="Shop", created_at=0.0, jwt_key_id="k", jwt_secret="s", viewing="public", open_publish=False
-            )
-            await projects.insert_project(tx, project)
+            await projects.insert_project(tx, PROJECT)
             await recordings.insert_recording(tx, replace(found, node_id="n"))
             await recording_files.put(tx, row(closed(1)))
         now[0] += TTL_FINISHED + 1
@@ -142,6 +141,39 @@ async def test_a_recording_is_whole_at_every_moment_of_its_life(database_url: st
         now[0] += LINGER + TTL_FINISHED + 1
         library.tend(now[0])
         assert [f.sequence for f in (await library.reel(found)).files] == [2]
+
+
+async def test_a_months_files_are_read_in_pages_and_one_of_them_by_itself(
+    database_url: str, tmp_path: Path, now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording_files, "PAGE", 3)
+    async with open_database(database_url, tmp_path, environ={}) as db:
+        library = Library(db, Bus(), Recorder())
+        owners = [
+            Recording(id=name, project_id="p1", room="shop-till", node_id="n", directory="/rec", started_at=1000.0) for name in WHO_ALL
+        ]
+        async with db.write() as tx:
+            await projects.insert_project(tx, PROJECT)
+            for owner, count in zip(owners, (7, 0, 3), strict=True):
+                await recordings.insert_recording(tx, replace(owner, state="finished", ended_at=1000.0 + 5 * count + 1))
+                for sequence in range(1, count + 1):
+                    # the clock was set back behind the fourth: files stay in the order of their names
+                    at = 1000.0 + 5 * sequence - (12.0 if sequence > 4 else 0.0)
+                    await recording_files.put(tx, replace(row(closed(sequence)), recording_id=owner.id, started_at=at))
+        reels = await library.of_room("p1", "shop-till", 900.0, 1100.0, parts=True)
+        there = {reel.recording.id: [file.sequence for file in reel.files] for reel in reels}
+        assert there == {"rec_a": [1, 2, 3, 4, 5, 6, 7], "rec_B": [], "rec_C": [1, 2, 3]}
+        assert {len(file.parts) for reel in reels for file in reel.files} == {5}
+        # by its name, and nothing else of the recording is asked for
+        found = await library.file(owners[0], "000006.mp4")
+        assert found is not None
+        assert (found.path, found.nbytes) == (Path("/rec/000006.mp4"), 150)
+        assert library._known == {}
+        assert [await library.file(owners[0], name) for name in ("000008.mp4", "6.mp4", "000000.mp4", "x.mp4")] == [None] * 4
+        assert [file.sequence for file in (await library.reel(owners[0])).files] == [1, 2, 3, 4, 5, 6, 7]
+        assert await library.file(owners[0], "000006.mp4") == found
+        await library.reel(owners[2])
+        assert not library._asking
 
 
 def reel_of(name: str, at: float, *, identity: str = "", count: int = 2) -> Reel:

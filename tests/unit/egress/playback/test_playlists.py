@@ -8,7 +8,7 @@ import pytest
 from harness import AUDIO, VIDEO
 
 from medianode.egress.playback.footage import Footage, Reel
-from medianode.egress.playback.playlists import Cuts, Entry, multivariant, render, text_for
+from medianode.egress.playback.playlists import Cuts, Entry, Past, multivariant, render, text_for
 from medianode.egress.playback.span import Span
 from medianode.errors import LimitExceeded, NotFound, UnsupportedMedia
 from medianode.media.parts import Part, pack
@@ -34,8 +34,8 @@ def entry(of: Footage, shape: tuple[Format, ...] = SHAPE, *, follows: bool = Tru
     return Entry(REEL, of, of.name, shape, follows)
 
 
-def made(*entries: Entry, span: Span = Span(), growing: bool = False, bound: int = 1000, **more: int) -> str:  # noqa: B008 - frozen
-    return text_for(render(entries, Cuts(), span, growing=growing, bound=bound, **more), "?token=t").decode()
+def made(*entries: Entry, span: Span = Span(), growing: bool = False, bound: int = 1000, past: Past | None = None) -> str:  # noqa: B008 - frozen
+    return text_for(render(entries, Cuts(), span, growing=growing, bound=bound, past=past), "?token=t").decode()
 
 
 def test_files_of_one_format_share_one_map_and_need_no_discontinuity() -> None:
@@ -65,12 +65,12 @@ def test_a_gap_is_a_discontinuity_and_a_new_format_a_new_map_as_well() -> None:
 
 def test_growing_lists_what_is_final_and_its_target_duration_does_not_shrink() -> None:
     open_file = replace(file(2, seconds=7, closed=False), listed=tuple(file(2, seconds=7).parts))
-    text = made(entry(file(1)), entry(open_file), growing=True, least=6)
+    text = made(entry(file(1)), entry(open_file), growing=True, past=Past(target=6))
     assert "#EXT-X-PLAYLIST-TYPE:EVENT\n#EXT-X-TARGETDURATION:6\n#EXT-X-MEDIA-SEQUENCE:0\n" in text
     assert "ENDLIST" not in text
     assert text.count("#EXTINF") == 3
     # once the oldest file was deleted it does not only grow any more
-    assert "EVENT" not in (later := made(entry(open_file), growing=True, dropped=2))
+    assert "EVENT" not in (later := made(entry(open_file), growing=True, past=Past(dropped=2)))
     assert "#EXT-X-MEDIA-SEQUENCE:2\n" in later
 
 

@@ -176,6 +176,21 @@ async def test_what_was_stopped_by_hand_stays_stopped_while_its_publisher_goes_o
             await s.recorder.stop("rec_none")
 
 
+async def test_a_stop_of_what_is_ending_anyway_does_not_hold_for_the_next_publisher(tmp_path: Path) -> None:
+    disk = FaultyDisk(tmp_path)
+    async with stage(tmp_path, filesystem=disk) as s:
+        encoder = Encoder(s, record=True).play(1)
+        (ident,) = s.recorder.active
+        disk.free.clear()
+        encoder.end(final=True)
+        stopping = asyncio.ensure_future(s.recorder.stop(ident))
+        await asyncio.sleep(0)
+        disk.free.set()
+        await stopping
+        Encoder(s, record=True).play(1, at=3.0)
+        assert s.running == ["ingress"]
+
+
 async def test_where_nobody_publishes_and_where_there_are_too_many(tmp_path: Path) -> None:
     async with stage(tmp_path, limits={"recordings": 1}) as s:
         with pytest.raises(NotFound) as refused:
@@ -248,3 +263,22 @@ async def test_a_disk_that_does_not_answer_keeps_nobody_waiting_for_ever(tmp_pat
         disk.free.set()
         await s.over()
         assert len(s.files()) == 1
+
+
+async def test_the_end_of_the_node_waits_once_for_a_disk_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    async def close(writer: writing.Writer, timeout: float) -> bool:
+        waited.append(timeout)
+        return False
+
+    disk = FaultyDisk(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(writing.Writer, "close", close)
+        async with stage(tmp_path, filesystem=disk, limits={"shutdown_grace": 0.2}) as s:
+            disk.free.clear()
+            Encoder(s, record=True).play(2)
+            (writer,) = s.recorder._writers.values()
+    assert waited == [service.LEAST], "its recordings were waited for already"
+    disk.free.set()
+    assert await writer.close(5)

@@ -143,6 +143,20 @@ async def test_what_is_told_is_what_is_on_the_disk(tmp_path: Path) -> None:
         assert (ended.duration, ended.nbytes, ended.code) == (12_500_000, sum(f.nbytes for f in files), "")
 
 
+@pytest.mark.parametrize("step", [3600.0, -3600.0])
+async def test_a_clock_that_is_set_breaks_the_time_and_not_the_media(tmp_path: Path, step: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with bench(tmp_path) as b:
+        b.play(7)
+        wallclock = clock.wallclock
+        monkeypatch.setattr(clock, "wallclock", lambda: wallclock() + step)
+        b.play(8)
+        files = await b.end()
+        assert [(f.gap, f.start) for f in files] == [("", 0), ("", 5_000_000), ("clock-step", 10_000_000)]
+        assert files[2].started_at - files[1].started_at == pytest.approx(5 + step, abs=0.1)
+        (ended,) = b.told(RecordingEnded)
+        assert ended.at >= max(f.started_at + f.duration / 1e6 for f in files), "all of it is found between its start and its end"
+
+
 async def test_the_open_file_shows_what_is_on_the_disk(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         assert b.session.live is None

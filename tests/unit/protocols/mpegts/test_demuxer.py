@@ -172,3 +172,12 @@ def test_a_picture_without_end_is_given_up() -> None:
     found = demuxer.feed(packets.tables(H264) + packets.cut(VIDEO, pes(AU * 60, 0)))
     assert faults(found) == ["lost"]
     assert demuxer.flush() == []
+
+
+def test_packets_with_a_byte_each_are_bounded_by_what_it_costs_to_keep_them() -> None:
+    packets = Packets()
+    demuxer = TsDemuxer(10_000)
+    found = demuxer.feed(packets.tables(H264) + packets.cut(VIDEO, pes(AU, 0)))
+    pieces = [bytes((0x47, VIDEO >> 8, VIDEO & 0xFF, 0x30 | n & 15, 182)) + bytes(182) + b"x" for n in range(3, 100)]
+    found += demuxer.feed(b"".join(pieces))
+    assert faults(found) == ["lost"]

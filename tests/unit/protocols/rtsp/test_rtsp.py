@@ -13,9 +13,19 @@ from medianode.errors import LimitExceeded, PeerError, ProtocolError, Unsupporte
 from medianode.media.track import Codec, Kind
 from medianode.protocols.rtsp import messages
 from medianode.protocols.rtsp.auth import Authentication, parse_challenge
-from medianode.protocols.rtsp.client import MAX_AHEAD, ClientConnection
+from medianode.protocols.rtsp.client import MAX_AHEAD, MAX_FRAME_BYTES, ClientConnection
 from medianode.protocols.rtsp.description import choose, latm_config, parse_description
-from medianode.protocols.rtsp.messages import Frame, Message, Response, ServerRequest, Splitter, build_request, parse_parameters
+from medianode.protocols.rtsp.messages import (
+    MAX_GARBAGE,
+    MAX_MESSAGES,
+    Frame,
+    Message,
+    Response,
+    ServerRequest,
+    Splitter,
+    build_request,
+    parse_parameters,
+)
 
 ALL = frozenset(Kind)
 WIRE = (
@@ -139,6 +149,43 @@ def test_a_challenge_is_answered_under_the_owners_number() -> None:
     assert c.responses.pop(second).status == 401
     c.receive_data(b"OPTIONS rtsp://h/ RTSP/1.0\r\nCSeq: 77\r\n\r\n")
     assert c.data_to_send() == b"RTSP/1.0 200 OK\r\nCSeq: 77\r\n\r\n"
+
+
+def test_what_is_no_header_is_not_sent() -> None:
+    a = Authentication("u\r\nX-Injected: 1", "p", lambda: "c")
+    assert a.challenged(['Digest realm="r", nonce="n"'])
+    with pytest.raises(ProtocolError):
+        a.header("GET", "/")
+
+
+def test_a_challenge_without_end_is_read_in_no_time() -> None:
+    assert parse_challenge("Digest " + "a" * 1_000_000) == {"scheme": "digest"}  # an hour, were each letter a beginning
+
+
+def test_a_flood_ends_the_source() -> None:
+    assert len(Splitter().feed(b"$\0\0\0" * MAX_MESSAGES)) == MAX_MESSAGES
+    with pytest.raises(LimitExceeded):
+        Splitter().feed(b"$\0\0\0" * (MAX_MESSAGES + 2))
+    with pytest.raises(ProtocolError):
+        Splitter().feed(b"\r\n" * MAX_GARBAGE)
+    c = ClientConnection("", "", lambda: "c")
+    c.request("DESCRIBE", "rtsp://h/")
+    media = b"$\0\xff\xff" + bytes(0xFFFF)
+    for _ in range(MAX_FRAME_BYTES // 0xFFFF):
+        c.receive_data(media)
+    with pytest.raises(LimitExceeded):
+        c.receive_data(media)
+    assert sum(len(frame.data) for frame in c.take_frames()) <= MAX_FRAME_BYTES + 0xFFFF
+    for _ in range(200):  # taken, they may be as many as come
+        c.receive_data(media)
+        c.take_frames()
+
+
+def test_signs_of_life_may_stay_unanswered() -> None:
+    c = ClientConnection("", "", lambda: "c")
+    for _ in range(MAX_AHEAD * 2):
+        c.forget()
+        c.request("OPTIONS", "rtsp://h/")
 
 
 def test_answers_that_never_come_are_bounded() -> None:

@@ -80,6 +80,20 @@ def test_a_full_window_gives_up_its_oldest_hole() -> None:
     assert (receiver.beyond, receiver.lost, len(receiver)) == (1, 1, 3)
 
 
+def test_no_datagram_opens_holes_without_end() -> None:
+    """Each of these would open and give up a window of holes: two milliseconds for 17 bytes."""
+    receiver, out = Receiver(0, 1.0, 100), list[Output]()
+    for n in range(1, 50):
+        receiver.push(n * 90, b"x", 0.0, out)
+        receiver.give_up(0, 90)
+    assert (receiver.received, receiver.beyond, receiver.lost) == (1, 48, 90)
+    receiver.push(91, b"x", 0.0, out)  # what opens none is taken
+    assert receiver.received == 2
+    receiver.losses(0.0, 0.1)
+    receiver.push(101, b"x", 0.0, out)
+    assert receiver.received == 3
+
+
 def test_loss_lists_have_ranges() -> None:
     assert unpack_losses(pack_losses([1, 2, 3, 7, TOP, TOP + 1])) == [(1, 3), (7, 7), (TOP, 0)]
     assert len(pack_losses(range(0, 10_000, 2))) <= 1024
