@@ -70,7 +70,7 @@ from medianode.rtc.endpoint import Endpoint
 from medianode.rtc.interfaces import addresses, reachable
 from medianode.rtc.signalling import Signalling
 from medianode.rtc.udp import UdpSocket
-from medianode.store.database import open_database
+from medianode.store.database import Database, open_database
 from medianode.tasks import background, listen_tcp
 from medianode.transcode.renditions import Renditions
 from medianode.transcode.scaled import Scaled
@@ -115,6 +115,20 @@ class Sockets:
         self.ports = Ports(rtmp=_port(self.rtmp), rtmps=_port(self.rtmps) if self.rtmps else 0, srt=self.srt.port if self.srt else 0)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Media:
+    """What media comes in by and goes out by, but for WebRTC and the small doors."""
+
+    recorder: Recorder
+    pulls: PullService
+    slates: SlateMaker
+    pushing: PushService
+    hls: HlsService
+    playback: PlaybackService
+    rtmp: RtmpDoor
+    srt: SrtDoor | None
+
+
 class Daemon:
     """`async with Daemon(config).running() as ready: …` serves until the block is left; `serve` does so until SIGTERM or SIGINT."""
 
@@ -145,60 +159,40 @@ class Daemon:
             node_id = open_node_id(data_dir)
             control = UseCases(config, database, self.bus, self.registry, outbound, sender, node_id)
             await control.open()
-            self.health.gatekeeper = control.gatekeeper
-            self.bus.subscribe(IngressDeleted, self._ingress_deleted)
-            self.bus.subscribe(IngressDisabled, self._ingress_disabled)
-            self.bus.subscribe(IngressFinished, self._ingress_finished)
-            self.bus.subscribe(IngressChanged, self._ingress_changed)
-
-            renditions = await stack.enter_async_context(Renditions(config.limits, config.mjpeg, config.hls))
-            self.registry.treat = lambda publication, forget: Scaled(publication, renditions, forget)
-            self.webrtc = WebRtc(self, sockets.rtc, renditions, control.options) if sockets.rtc is not None else None
-            recordings = Path(config.recording.directory or data_dir / "recordings")
-            self.recorder = Recorder(config, self.registry, self.bus, renditions, recordings)
-            control.record_by(self.recorder)
             await control.tell_base(config.public_url.rstrip("/") or f"http://{_address()}:{sockets.http_port}")
-            self.pulls = pulls = PullService(config, self.registry, outbound)
-            control.pulls.puller = pulls
-            slates = self.registry.slates.loops = SlateMaker(control.fallbacks.artwork, config.limits.slate_cache_bytes)
-            pushers = self._pushers(sockets.rtc, renditions, outbound)
-            pushing = PushService(database, self.bus, self.registry, config.limits, pushers)
-            hls = HlsService(self.registry, self.bus, control.gatekeeper, renditions, config, self._origin)
-            self.playback = playback = PlaybackService(config, database, self.bus, control.gatekeeper, self._origin, self.recorder)
-            hls.assets = playback.asset
-            playback.reach(control.remote_file, control.remote_read)
-            control.retention.in_use = playback.in_use
-            playing = RtmpPlayDesk(config.limits.reader_bytes, self.registry.audience)
-            door = RtmpDoor(config, self.registry, control.gatekeeper, certificate.context, playing)
-            srt = SrtDoor(config, self.registry, control.gatekeeper, sockets.srt) if sockets.srt is not None else None
+            self.health.gatekeeper = control.gatekeeper
+            self._follow_ingresses()
+            renditions = await stack.enter_async_context(Renditions(config.limits, config.mjpeg, config.hls))
+            media = self._media(sockets, control, renditions, outbound, certificate, database)
             delivery = Delivery(database, config.webhooks, config.limits, sender, node_id)
             streams = config.limits.event_streams
             events = EventsApi(control.feed, control.projects, control.gatekeeper, self._origin, self.bus, bound=streams)
-            api = self._api(control, renditions, sockets.ports, pushing, events)
+            api = self._api(control, renditions, sockets.ports, media.pushing, events)
             listener = HttpListener(config.limits, certificate.context)
             app = web.Application(middlewares=[listener.middleware, api.middleware], client_max_size=config.limits.http_body_bytes)
             app.add_routes(self.health.routes())
-            components: list[Component] = [api, hls, playback, *self._doors(control.gatekeeper, renditions, certificate, sockets.ports)]
+            doors = self._doors(control.gatekeeper, renditions, certificate, sockets.ports)
+            components: list[Component] = [api, media.hls, media.playback, *doors]
             for component in components:
                 app.add_routes(component.routes())
 
-            self.health.register_metrics(renditions, pushing)
+            self.health.register_metrics(renditions, media.pushing)
             notifier = Notifier()
             async with (
                 background(delivery.serve()),  # it ends last: what the others tell as they stop still goes out
                 background(*(self._spared(writing) for writing in control.writers())),
                 background(self.health.lag.serve(), self.health.serve(), feed_watchdog(notifier, self.health.complaint)),
-                background(self.recorder.serve()),  # after all that publishes has ended, before their ends are written down
+                background(media.recorder.serve()),  # after all that publishes has ended, before their ends are written down
                 background(*control.services()),
-                background(*pushing.services()),
-                background(hls.serve()),
-                background(playback.serve()),
+                background(*media.pushing.services()),
+                background(media.hls.serve()),
+                background(media.playback.serve()),
                 background(*(self.webrtc.services() if self.webrtc is not None else ())),
                 background(listener.serve(app, sockets.http)),
-                background(door.serve(sockets.rtmp, sockets.rtmps)),
-                background(*((srt.serve(),) if srt is not None else ())),
-                background(pulls.serve()),
-                background(self.registry.slates.serve(), slates.serve()),
+                background(media.rtmp.serve(sockets.rtmp, sockets.rtmps)),
+                background(*((media.srt.serve(),) if media.srt is not None else ())),
+                background(media.pulls.serve()),
+                background(self.registry.slates.serve(), media.slates.serve()),
             ):
                 await asyncio.sleep(0)
                 notifier.tell("READY=1", "STATUS=serving")
@@ -207,13 +201,48 @@ class Daemon:
                 finally:
                     self.health.stopping = True
                     notifier.tell("STOPPING=1")
-                    await pulls.drain()
-                    await self._drain(door)
+                    await media.pulls.drain()
+                    await self._drain(media.rtmp)
                     await self._spared(control.keys.write_used())
                     await events.close()
 
+    def _follow_ingresses(self) -> None:
+        self.bus.subscribe(IngressDeleted, self._ingress_deleted)
+        self.bus.subscribe(IngressDisabled, self._ingress_disabled)
+        self.bus.subscribe(IngressFinished, self._ingress_finished)
+        self.bus.subscribe(IngressChanged, self._ingress_changed)
+
+    def _media(
+        self, sockets: Sockets, control: UseCases, renditions: Renditions, outbound: Outbound, certificate: Certificate, database: Database
+    ) -> Media:
+        """What media comes in by and goes out by, and what the use cases need of it."""
+        config, registry, bus, archive = self.config, self.registry, self.bus, control.archive
+        gatekeeper, limits = control.gatekeeper, config.limits
+        registry.treat = lambda publication, forget: Scaled(publication, renditions, forget)
+        self.webrtc = WebRtc(self, sockets.rtc, renditions, control.options) if sockets.rtc is not None else None
+        recordings = Path(config.recording.directory or Path(config.data_dir) / "recordings")
+        self.recorder = recorder = Recorder(config, registry, bus, renditions, recordings)
+        archive.record_by(recorder)
+        self.pulls = control.pulls.puller = PullService(config, registry, outbound)
+        slates = registry.slates.loops = SlateMaker(control.fallbacks.artwork, limits.slate_cache_bytes)
+        hls = HlsService(registry, bus, gatekeeper, renditions, config, self._origin)
+        self.playback = playback = PlaybackService(config, database, bus, gatekeeper, self._origin, recorder)
+        hls.assets = playback.asset
+        playback.reach(archive.remote_file, archive.remote_read)
+        archive.retention.in_use = playback.in_use
+        return Media(
+            recorder=recorder,
+            pulls=self.pulls,
+            slates=slates,
+            pushing=PushService(database, bus, registry, limits, self._pushers(sockets.rtc, renditions, outbound)),
+            hls=hls,
+            playback=playback,
+            rtmp=RtmpDoor(config, registry, gatekeeper, certificate.context, RtmpPlayDesk(limits.reader_bytes, registry.audience)),
+            srt=SrtDoor(config, registry, gatekeeper, sockets.srt) if sockets.srt is not None else None,
+        )
+
     def _api(self, control: UseCases, renditions: Renditions, ports: Ports, pushing: PushService, events: EventsApi) -> Api:
-        origin, projects = self._origin, control.projects
+        origin, projects, archive = self._origin, control.projects, control.archive
         live = Live(self.registry, control.lives, control.pulls)
         more = [
             *WebhooksApi(projects, control.webhooks).routes,
@@ -221,18 +250,18 @@ class Daemon:
             *events.routes,
             *FastPix(
                 *(projects, control.live_streams, control.signing_keys, live, origin, ports),
-                *(control.targets, control.assets, control.recordings),
+                *(control.targets, archive.assets, archive.recordings),
             ).routes,
             *LinksApi(projects, control.links, origin, ports).routes,
             *AuditApi(control.audit, projects).routes,
             *TargetsApi(projects, control.targets, pushing).routes,
             *FallbacksApi(projects, control.fallbacks, self.registry, self.config.limits).routes,
             *PullsApi(projects, control.ingresses, control.sources, control.pulls).routes,
-            *ForecastApi(projects, control.forecasts).routes,
-            *RecordingsApi(desk := Desk(projects, origin, ports), control.recordings, control.catalogue).routes,
-            *ClipsApi(desk, control.clips).routes,
-            *UploadsApi(desk, control.uploads).routes,
-            *Vods(projects, control.ingresses, control.recordings, desk).routes,
+            *ForecastApi(projects, archive.forecasts).routes,
+            *RecordingsApi(desk := Desk(projects, origin, ports), archive.recordings, archive.catalogue).routes,
+            *ClipsApi(desk, archive.clips).routes,
+            *UploadsApi(desk, archive.uploads).routes,
+            *Vods(projects, control.ingresses, archive.recordings, desk).routes,
         ]
         whep = self.webrtc.whep if self.webrtc is not None else None
         who = (self.config, origin, control.gatekeeper, self.registry, projects, control.keys, control.ingresses, control.lives)
@@ -246,7 +275,7 @@ class Daemon:
             MjpegDoor(config.mjpeg, limits, gatekeeper, registry, origin, screens),
             LiveSocketDoor(limits, gatekeeper, registry, origin, screens),
             CameraDoor(config.ws_jpeg, limits, gatekeeper, registry, origin),
-            Pages(config, origin, gatekeeper, registry, lambda: certificate.pem, rtmp_port=ports.rtmp),
+            Pages(config, origin, gatekeeper, registry, lambda: certificate.pem, rtmp_port=ports.rtmp, srt_port=ports.srt),
             *(self.webrtc.components(gatekeeper, origin) if self.webrtc is not None else ()),
         )
 

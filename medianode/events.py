@@ -219,6 +219,14 @@ class RoomEnded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RoomVacated(Event):
+    """Its last publisher is gone and not expected back, while the room stays on air by its slate; else RoomEnded tells it."""
+
+    project_id: str
+    room: str
+
+
+@dataclass(frozen=True, slots=True)
 class RecordingEvent(Event):
     """About one recording. `identity` is empty where it is of the room's programme."""
 

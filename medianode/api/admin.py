@@ -16,12 +16,19 @@ from medianode.auth import Permission, Principal
 from medianode.control.projects import LIMITS, Projects
 from medianode.control.recording_policy import LEAST_BYTES, LONGEST, MOST_BYTES, RecordingPolicy, policy_of
 from medianode.control.storage import shown_storage
-from medianode.errors import Forbidden, NotFound
+from medianode.errors import Forbidden, InvalidRequest, NotFound
 from medianode.store.projects import Project, Viewing
 
 Slug = Annotated[str, Meta(max_length=64, description="a-z 0-9 _ -, a letter or digit at both ends")]
 Bound = Annotated[int, Meta(ge=1)]
 Word = Annotated[str, Meta(max_length=512)]
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+_SPAN = "text such as '30d', '12h' or '90m', of at most 100 years"
+_BYTES = f"bytes, a whole number from {LEAST_BYTES} to {MOST_BYTES}"
+Keep = (
+    Annotated[float, Meta(ge=1, le=LONGEST, description="Seconds", extra={"expected": f"seconds, a number from 1 to {LONGEST},"})]
+    | Annotated[str, Meta(max_length=32, extra={"expected": _SPAN})]
+)
 
 
 class Slice(msgspec.Struct):
@@ -94,14 +101,14 @@ class RecordingPolicyView(msgspec.Struct, rename="camel"):
 
 
 class RecordingPolicyChange(msgspec.Struct, rename="camel"):
-    """What is absent stays as it is; null: as the node has it. Files older than `maxAge` seconds go, and the oldest where they are more
-    than `maxBytes`; none younger than `minKeep` goes but from a disk that would be full. `upload` (true where `storage` is a bucket) and
+    """What is absent stays as it is; null: as the node has it. Files older than `maxAge` (seconds, or `"30d"`, `"12h"`, `"90m"`) go, and
+    the oldest where they are more than `maxBytes`; none younger than `minKeep` goes but from a disk that would be full. `upload` (true where `storage` is a bucket) and
     `deleteAfterUpload` (false): where files are kept.
     """
 
-    max_age: Annotated[float, Meta(ge=1, le=LONGEST)] | UnsetType | None = UNSET
-    max_bytes: Annotated[int, Meta(ge=LEAST_BYTES, le=MOST_BYTES)] | UnsetType | None = UNSET
-    min_keep: Annotated[float, Meta(ge=1, le=LONGEST)] | UnsetType | None = UNSET
+    max_age: Keep | UnsetType | None = UNSET
+    max_bytes: Annotated[int, Meta(ge=LEAST_BYTES, le=MOST_BYTES, extra={"expected": _BYTES})] | UnsetType | None = UNSET
+    min_keep: Keep | UnsetType | None = UNSET
     upload: bool | UnsetType | None = UNSET
     delete_after_upload: bool | UnsetType | None = UNSET
 
@@ -273,7 +280,19 @@ def _storage(who: Principal, storage: StorageRequest) -> dict[str, Any]:
 
 def _recording(change: RecordingPolicyChange) -> dict[str, Any]:
     found: dict[str, Any] = msgspec.to_builtins(change)
+    for name in ("maxAge", "minKeep"):
+        if isinstance(found.get(name), str):
+            found[name] = _seconds(found[name], f"recording.{name}")
     return found
+
+
+def _seconds(text: str, field: str) -> float:
+    """Raises InvalidRequest."""
+    number, unit = text[:-1], _UNITS.get(text[-1:])
+    seconds = int(number) * unit if unit and number.isascii() and number.isdigit() else 0
+    if not 1 <= seconds <= LONGEST:
+        raise InvalidRequest(f"{field}: expected {_SPAN}, got {text!r}")
+    return float(seconds)
 
 
 def _policy_view(policy: RecordingPolicy) -> RecordingPolicyView:

@@ -11,6 +11,7 @@ import msgspec
 from medianode.api.fields import present
 from medianode.api.problems import Dialect, phrase
 from medianode.api.router import AnyRoute
+from medianode.auth import Permission
 from medianode.errors import InvalidRequest, MedianodeError
 
 REF = "#/components/schemas/{name}"
@@ -101,7 +102,8 @@ def _operation(route: AnyRoute, schema: Mapping[str, Any]) -> dict[str, Any]:
         "responses": {str(route.status if route.response is not None else 204): _success(route, schema)},
     }
     if route.auth is not None:
-        operation["description"] = f"Needs a key with the permission `{route.auth}` (or `admin`)."
+        more = "" if route.auth == Permission.ADMIN else " (or `admin`)"
+        operation["description"] = f"Needs a key with the permission `{route.auth}`{more}."
     if route.request is not None:
         operation["requestBody"] = {
             "required": any(f.required for f in msgspec.structs.fields(route.request)),

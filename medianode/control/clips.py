@@ -15,6 +15,7 @@ from medianode import clock
 from medianode.control import audit
 from medianode.control.recording_facts import recording_fact
 from medianode.control.recordings import Places, Recordings, Wanted
+from medianode.egress.recorder.filesystem import MODE, Disk
 from medianode.errors import Conflict, InvalidRequest, NotFound, StorageError
 from medianode.media.names import room_name, shown
 from medianode.media.parts import Part, pack
@@ -143,6 +144,10 @@ class Clips:
         await guard("sidecar", self._recordings.note(clip.id))  # the clip stands, whatever becomes of that
         return clip
 
+    async def began(self, project_id: str, recording_id: str) -> float:
+        """When this recording began, wallclock. Raises NotFound."""
+        return (await self._recordings.get(project_id, recording_id)).started_at
+
     def _check_length(self, seconds: float) -> None:
         if not 0 < seconds <= self._longest:
             raise InvalidRequest(f"clip: expected more than 0 and at most {self._longest:g} s (limits.clip_seconds), got {seconds:g}")
@@ -199,7 +204,7 @@ class Clips:
 
 
 def _link(directory: Path, pieces: Sequence[_Piece]) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
+    Disk().make_directories(directory, durable=True)
     for piece in pieces:
         target = directory / piece.row.name
         if piece.prefix:
@@ -220,7 +225,8 @@ def _link(directory: Path, pieces: Sequence[_Piece]) -> None:
 
 def _copy(source: Path, target: Path, nbytes: int) -> None:
     """Its first bytes, on the disk when this returns. Raises OSError."""
-    with source.open("rb") as read, target.open("xb") as write:
+    made = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
+    with os.fdopen(made, "wb") as write, source.open("rb") as read:
         left = nbytes
         while left:
             chunk = read.read(min(left, CHUNK))

@@ -176,6 +176,11 @@ class Fallbacks:
                 backup = await ingresses.find(tx, wanted.backup)
                 if backup is None or (backup.project_id, backup.room) != (wanted.project_id, wanted.room):
                     raise InvalidRequest(f"backup: expected an ingress of room {wanted.room}, got {shown(wanted.backup)}")
+                if (twin := await ingresses.find_twin(tx, backup)) is not None:
+                    raise InvalidRequest(
+                        f"backup: {backup.id} publishes as {shown(backup.participant_identity)}, as {twin.id} does: both can never publish "
+                        "at once; give it a participantIdentity of its own"
+                    )
             if wanted.media is None and before is not None:  # what was uploaded stays, whatever is shown
                 wanted = replace(wanted, media=before.media, media_type=before.media_type)
             uploaded = "" if wanted.media is None else "clip" if wanted.media_type == CLIP_TYPE else "image"

@@ -16,6 +16,7 @@ from medianode.control.sources import options_of
 from medianode.errors import MedianodeError, PeerGone, StorageError
 from medianode.events import Bus, IngressChanged, IngressCreated, IngressDeleted, IngressDisabled, ProjectDeleted
 from medianode.ingress.pull.order import PullOrder, PullState, State
+from medianode.routing.demand import Outlook
 from medianode.routing.registry import Registry
 from medianode.store import ingresses, outbox
 from medianode.store import pulls as table
@@ -123,6 +124,19 @@ class Pulls:
         if found:
             self._wake.set()
         return found
+
+    def outlook(self, project_id: str, room: str) -> Outlook:
+        """What whoever looks at this room may hope for; opens nothing. The best of its sources counts."""
+        sources = [self._sources[i] for i in self._of_room.get((project_id, room), ())]
+        here = [s for s in sources if s.disabled_at is None and self._puller is not None and not self._elsewhere(s.id)]
+        if not here:
+            return Outlook()
+        asleep = {s.id for s in here if options_of(s).on_demand and s.id not in self._wanted_at and s.id not in self._orders}
+        states = [self.state(s) for s in here if s.id not in asleep]
+        on_demand = any(options_of(s).on_demand for s in here)
+        if any(not state.code for state in states):
+            return Outlook("opening", on_demand)
+        return Outlook("failing" if states else "idle", on_demand)
 
     def needed(self, project_id: str, room: str) -> None:
         """It has lost its programme, and its backup may be one of ours: look at once."""

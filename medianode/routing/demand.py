@@ -5,19 +5,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal, NamedTuple
 
 from medianode.events import Bus, RoomLive
 
 Key = tuple[str, str]
 
 
+class Outlook(NamedTuple):
+    """What a room that is not on air may hope for of the sources that this node fetches: "" nothing, `idle`: one opens when somebody asks,
+    `opening`, `failing`: the last attempt failed, another follows. `on_demand`: one of them is fetched only while somebody watches.
+    """
+
+    state: Literal["", "idle", "opening", "failing"] = ""
+    on_demand: bool = False
+
+
 class Demand:
     """`open` (set by the daemon) begins to open what there is for a room; False where there is nothing to wait for. It is called for each
-    who asks, and opens once. `wait`: seconds, pull.on_demand_wait.
+    who asks, and opens once. `look` (likewise) tells how that stands and opens nothing. `wait`: seconds, pull.on_demand_wait.
     """
 
     def __init__(self, bus: Bus, wait: float) -> None:
         self.open: Callable[[str, str], bool] = _nothing_to_open
+        self.look: Callable[[str, str], Outlook] = _nothing_in_sight
         self._wait = wait
         self._waiting: dict[Key, tuple[asyncio.Event, int]] = {}
         self._kept: dict[Key, int] = {}
@@ -75,3 +86,7 @@ class Demand:
 
 def _nothing_to_open(project_id: str, room: str) -> bool:
     return False
+
+
+def _nothing_in_sight(project_id: str, room: str) -> Outlook:
+    return Outlook()

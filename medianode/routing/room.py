@@ -10,7 +10,7 @@ from typing import TypeVar
 from medianode import clock
 from medianode.auth import PublishGrant, Takeover
 from medianode.errors import Conflict, LimitExceeded, MedianodeError, PeerGone
-from medianode.events import Bus, PublicationActive, PublicationEnded, PublicationLost, PublicationOpened, RoomEnded, RoomLive
+from medianode.events import Bus, PublicationActive, PublicationEnded, PublicationLost, PublicationOpened, RoomEnded, RoomLive, RoomVacated
 from medianode.media.gop import GopCache
 from medianode.media.packet import Gap
 from medianode.media.track import Track
@@ -64,6 +64,7 @@ class Room:
         self._gop_limits = limits
         self._on_idle = on_idle
         self._sinks: list[Sink] = []
+        self._attended = False
         self._holds: dict[str, tuple[asyncio.TimerHandle, PublicationLost]] = {}
         self._slates = slates or Slates()
         self._slate: Slate | None = None
@@ -259,6 +260,7 @@ class Room:
             policy.on_air()
         grant = publication.grant
         tracks = tuple((track.kind.value, track.codec.value) for track in publication.tracks if not track.layer)
+        self._attended = True
         self._bus.publish(PublicationActive(self.project_id, self.name, grant.identity, grant.ingress_id, tracks))
         if self.backed_up and self._watch is not None and not self._watch.is_backup(publication):
             self._watch.doubt(publication, clock.now())
@@ -383,7 +385,12 @@ class Room:
 
     def _settle(self) -> None:
         """Off air once nobody publishes and nobody is expected back; forgotten once nobody reads either."""
-        if self.publications or self._holds or (self._fallback is not None and self._fallback.always and self._fallback.slate):
+        if self.publications or self._holds:
+            return
+        attended, self._attended = self._attended, False
+        if self._fallback is not None and self._fallback.always and self._fallback.slate:
+            if attended and self.on_air:
+                self._bus.publish(RoomVacated(project_id=self.project_id, room=self.name))
             return
         if self.on_air:
             self.on_air = False

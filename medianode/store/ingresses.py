@@ -105,6 +105,13 @@ async def find_by_identity(tx: Transaction, project_id: str, room: str, identity
     return await _one(tx, _table.c.project_id == project_id, _table.c.room == room, _table.c.participant_identity == identity)
 
 
+async def find_twin(tx: Transaction, ingress: Ingress) -> Ingress | None:
+    """Another ingress of its room that publishes under the same identity."""
+    c = _table.c
+    mine = (c.project_id == ingress.project_id, c.room == ingress.room, c.participant_identity == ingress.participant_identity)
+    return await _one(tx, *mine, c.id != ingress.id)
+
+
 async def list_ingresses(
     tx: Transaction,
     project_id: str,

@@ -90,7 +90,8 @@ class _PeopleRoute(web.RouteDef):
 class Pages:
     """`certificate` gives the PEM that RTMPS clients must trust, or None where a public authority signed it.
 
-    `rtmp_port` and `rtmps_port` are where the doors listen really; 0: RTMPS shares RTMP's. `static`: where the assets stand.
+    `rtmp_port`, `rtmps_port` and `srt_port` are where the doors listen really; 0: RTMPS shares RTMP's, there is no SRT. `static`: where the
+    assets stand.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Pages:
         *,
         rtmp_port: int,
         rtmps_port: int = 0,
+        srt_port: int = 0,
         static: Path = STATIC,
     ) -> None:
         self._config = config
@@ -111,6 +113,7 @@ class Pages:
         self._registry = registry
         self._certificate = certificate
         self._ports = (rtmp_port, rtmps_port or rtmp_port)
+        self._srt_port = srt_port
         self.assets = Assets(static)
         self._templates = {name: Template((STATIC / f"pages/{name}.html").read_text("utf-8")) for name in _PAGES}
 
@@ -140,6 +143,7 @@ class Pages:
             {
                 "rtmp": f"rtmp://{host}:{port}/live",
                 "rtmps": f"rtmps://{host}:{tls_port}/live",
+                "srt": f"srt://{host}:{self._srt_port}" if self._srt_port else "",
                 "certificate": "certificate.pem" if pem else "",
                 "ws_jpeg": "on" if self._config.ws_jpeg.enabled else "",
                 "whip": "on" if self._config.rtc.enabled else "",
@@ -203,18 +207,27 @@ class Pages:
         raise NotFound(f"no page {shown(request.path)}", code="no-such-page")
 
     async def state(self, request: web.Request) -> web.StreamResponse:
-        """GET /play/{app}/{room}/state.json: what a player must know before it starts; `now` is our clock, in ms, for latency."""
+        """GET /play/{app}/{room}/state.json: what a player must know before it starts; `now` is our clock, in ms, for latency.
+
+        `want=1`: who asks would watch, so a source on demand is opened, as for any viewer. Pages say so while somebody looks at them.
+        """
         try:
             app, name = _checked(request)
             token, source = request.query.get("token"), self._origin.source(request)
             grant = await self._gatekeeper.read(app, name, token, bearer(request), source=source)
         except MedianodeError as e:
             return media_error(e)
+        room, demand = self._registry.find(grant.project_id, grant.room), self._registry.demand
+        if request.method == "GET" and request.query.get("want") == "1" and (room is None or room.programme is None):
+            demand.open(grant.project_id, grant.room)
+        outlook = demand.look(grant.project_id, grant.room)
         body = {
             "app": app,
             "room": grant.room,
             "now": round(clock.wallclock() * 1000),
-            **self._describe(self._registry.find(grant.project_id, grant.room)),
+            "onDemand": outlook.on_demand,
+            "source": outlook.state or None,
+            **self._describe(room),
         }
         return web.json_response(body, headers={**OPEN_CORS, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
 

@@ -174,6 +174,11 @@ class Library:
         files = {recording_id: tuple(of) for recording_id, of in groupby(rows, lambda row: row.recording_id)}
         return [self._now(each, await _all(each, files.get(each.id, ())), since, until) for each in owners.values()]
 
+    async def clips(self, project_id: str, room: str, since: float, until: float, *, limit: int) -> Sequence[Recording]:
+        """Those of a room that were cut from between these instants, newest first."""
+        async with self._db.read() as tx:
+            return (await recordings.page(tx, project_id, room=room, reason="clip", since=since, until=until, limit=limit))[0]
+
     async def page(self, project_id: str, since: float, until: float, *, limit: int) -> Sequence[Recording]:
         """Of all rooms of a project, newest first."""
         async with self._db.read() as tx:

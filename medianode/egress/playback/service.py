@@ -174,8 +174,10 @@ class PlaybackService:
         span = parse_span(request.query, None)
         self._cell(name)
         if name == "recordings.json":
-            reels, _ = await self._reels(grant, _bounded(span), parts=False)
+            span = _bounded(span)
+            reels, _ = await self._reels(grant, span, parts=False)
             told = [listing.brief(reel.recording, growing=reel.growing) for reel in reels]
+            told += [listing.brief(recording, growing=False) for recording in await self._clips(grant, span)]
             return _json({"room": grant.room, "recordings": told, "ranges": listing.ranges(reels), "now": clock.iso(clock.wallclock())})
         if span.since is None:
             raise InvalidRequest("from: expected an instant to begin at, got none")
@@ -189,6 +191,12 @@ class PlaybackService:
             scope = (grant.project_id, grant.room)
             return await self.downloads.clip(request, grant, scope, chosen, span, self._still(request, grant))
         raise NotFound("no such resource of a room's past", code="no-such-file")
+
+    async def _clips(self, grant: ReadGrant, span: Span) -> list[Recording]:
+        """Of the span, as far as whoever asks may see them: listed, and no part of the room's past, of which they are copies."""
+        since, until = span.since or 0.0, span.until if span.until is not None else clock.wallclock() + _DAY
+        found = await self.library.clips(grant.project_id, grant.room, since, until, limit=LISTED)
+        return [clip for clip in found if grant.means is not Means.PUBLIC or clip.access_policy == "public"]
 
     async def _reels(self, grant: ReadGrant, span: Span, *, parts: bool = True) -> tuple[list[Reel], bool]:
         """Those that have anything of the span, and whether one of them is being recorded."""

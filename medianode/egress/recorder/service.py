@@ -20,7 +20,7 @@ from medianode.egress.recorder.rings import Rings
 from medianode.egress.recorder.session import Session
 from medianode.egress.recorder.writer import Writer
 from medianode.errors import Conflict, LimitExceeded, MedianodeError, NotFound, PeerGone, StorageError
-from medianode.events import Bus, PublicationActive, PublicationEnded, PublicationLost, RoomEnded, RoomLive
+from medianode.events import Bus, PublicationActive, PublicationEnded, PublicationLost, RoomEnded, RoomLive, RoomVacated
 from medianode.media.packet import Gap
 from medianode.routing.publication import Publication
 from medianode.routing.registry import Registry
@@ -100,6 +100,7 @@ class Recorder:
         bus.subscribe(PublicationLost, self._lost)
         bus.subscribe(PublicationEnded, self._publication_ended)
         bus.subscribe(RoomLive, self._room_live)
+        bus.subscribe(RoomVacated, self._room_vacated)
         bus.subscribe(RoomEnded, self._room_ended)
         self._measure()
 
@@ -212,6 +213,8 @@ class Recorder:
             running.intake.attach(publication)
         if publication.grant.record and self._may_begin(event.project_id, event.room, event.identity, "ingress"):
             self._begin_ingress(publication)
+        if room is not None and room.on_air:  # by its slate, perhaps: no RoomLive comes with this one
+            self._begin_room(room)
 
     def _begin_ingress(self, publication: Publication) -> None:
         """The publication is not on air yet: this is what puts it there."""
@@ -244,15 +247,26 @@ class Recorder:
         if room is None:
             return
         self._rings.add(room)
-        if self.wants_room(event.project_id, event.room) and self._may_begin(event.project_id, event.room, "", "room"):
+        if not room.slated:
+            self._begin_room(room)
+
+    def _begin_room(self, room: Room) -> None:
+        if self.wants_room(room.project_id, room.name) and self._may_begin(room.project_id, room.name, "", "room"):
             try:
                 self.start(self.new_order(room))
             except MedianodeError as e:
                 self._not_begun(room.name, e)
 
     def _room_ended(self, event: RoomEnded) -> None:
-        self._stopped.discard((event.project_id, event.room, ""))
         self._rings.drop(event.project_id, event.room)
+        self._end_room(event)
+
+    def _room_vacated(self, event: RoomVacated) -> None:
+        """A slate that is shown always is no session to record: the next publisher begins another."""
+        self._end_room(event)
+
+    def _end_room(self, event: RoomEnded | RoomVacated) -> None:
+        self._stopped.discard((event.project_id, event.room, ""))
         for running in tuple(self._running.values()):
             order = running.session.order
             if (order.project_id, order.room) == (event.project_id, event.room):

@@ -73,6 +73,8 @@ export function shareLinks(player) {
     still: link('live/{}/frame.jpg'),
     embed: `<iframe src="${link('embed/{}').replaceAll('&', '&amp;')}" width="640" height="360" allow="autoplay; fullscreen" allowfullscreen style="border:0"></iframe>`,
   };
+  const past = document.querySelector('[data-recordings]');
+  if (past) past.href = withToken(new URL(`recordings/${encodeURIComponent(player.app)}?room=${encodeURIComponent(player.room)}`, player.url('')).href, player.token);
   const note = document.querySelector('[data-with-token]');
   if (note) note.hidden = !player.token;
   for (const field of document.querySelectorAll('[data-link]')) {

@@ -1,11 +1,12 @@
 /* Keys: the ingresses and cameras of an app, to be looked at and deleted. */
 
+import { pulledWords } from './pulled.js';
 import { element } from './stage.js';
 
 const AGE = 10_000;
 const STATUS = { inactive: 'Idle', buffering: 'Connecting', publishing: 'Live', complete: 'Ended', error: 'Failed' };
 const SOURCES = [['rtmp', 'ingress'], ['ws-mjpeg', 'ws-ingest']];
-const KINDS = { rtmp: 'Encoder (RTMP)', whip: 'Browser or encoder (WHIP)', url: 'Pulled from an address', 'ws-mjpeg': 'Camera (JPEG)' };
+const KINDS = { rtmp: 'Encoder (RTMP)', whip: 'Browser or encoder (WHIP)', url: 'Called by the node', 'ws-mjpeg': 'Camera (JPEG)' };
 
 /** A camera's row names no address: it is this node's. */
 function completed(app, row) {
@@ -15,7 +16,7 @@ function completed(app, row) {
   return { ...row, wsUrl: url.href };
 }
 
-function entry(app, kind, path, row) {
+function entry(app, kind, path, row, pulls = new Map()) {
   const camera = kind === 'ws-mjpeg';
   return {
     app,
@@ -24,6 +25,7 @@ function entry(app, kind, path, row) {
     path: `${path}/${encodeURIComponent(row.ingressId ?? row.id)}`,
     room: camera ? row.room : (row.room ?? row.roomName),
     name: camera ? row.identity : row.name,
+    pull: pulls.get(row.ingressId),
     status: camera ? (row.active ? 'publishing' : 'inactive') : row.status,
     row: camera ? completed(app, row) : row,
   };
@@ -51,9 +53,16 @@ export class KeyList {
       const path = `apps/${encodeURIComponent(app)}/${name}`;
       const { data, total = data.length } = await this.api(`${path}?limit=200`);
       beyond += total - data.length;
-      found.push(...data.map((row) => entry(app, kind, path, row)));
+      const pulls = data.some((row) => row.inputType === 'url') ? await this.pulls(app) : new Map();
+      found.push(...data.map((row) => entry(app, kind, path, row, pulls)));
     }
     return [found, beyond];
+  }
+
+  /** How it goes with what the node calls, by ingress. */
+  async pulls(app) {
+    const { data } = await this.api(`apps/${encodeURIComponent(app)}/pulls?limit=200`);
+    return new Map(data.map((pull) => [pull.ingressId, pull]));
   }
 
   /** The keys of this sort that the room has already. */
@@ -112,9 +121,10 @@ class Item {
 
   update(given) {
     this.given = given;
-    this.state.textContent = STATUS[given.status] ?? given.status;
-    this.state.dataset.status = given.status;
-    this.about.textContent = `${KINDS[given.kind] ?? given.kind} · ${given.name}`;
+    const [word, status, more] = given.pull ? pulledWords(given.pull) : [STATUS[given.status] ?? given.status, given.status, ''];
+    this.state.textContent = word;
+    this.state.dataset.status = status;
+    this.about.textContent = [KINDS[given.kind] ?? given.kind, given.name, more].filter(Boolean).join(' · ');
   }
 
   button(words, act, className = '') {

@@ -7,6 +7,7 @@ import { Stage } from './stage.js';
 import { codec, codecs, MODES } from './words.js';
 
 const POLL_WAITING = 3000;
+const POLL_CALLED = 1000; // of a source that is being opened
 const POLL_PLAYING = 5000;
 const SETTLED = 3000; // ms of playing before the node's frame rate is believed
 const STALLED = { say: 2, ask: 3, nudge: 7, rebuild: 14 }; // seconds without movement
@@ -102,6 +103,7 @@ export class Player {
     this.offer();
     this.lost &&= !facts.onAir;
     if (facts.held) return this.rest('held', 1000);
+    if (!facts.onAir && facts.source) return this.called(facts.source);
     if (!facts.onAir) return this.rest(this.hasPlayed && !lost ? 'ended' : 'waiting', POLL_WAITING);
     if (this.paused) {
       this.stage.show('tap');
@@ -113,11 +115,20 @@ export class Player {
     return this.after(mode, reason, detail);
   }
 
+  /** The node fetches this room from somewhere. What is fetched on demand opens by our asking, while somebody looks. */
+  called(source) {
+    if (source !== 'idle') return this.rest(source === 'failing' ? 'unanswered' : 'called', POLL_CALLED);
+    if (!this.paused) return this.rest('waiting', POLL_WAITING);
+    this.stage.show('tap');
+    return this.sleep(60_000);
+  }
+
   /** The node's state of this room into `facts`; keeps `offset`, the node's clock minus ours. */
   async ask() {
     const sent = Date.now();
     const abort = AbortSignal.timeout?.(8000);
-    const response = await fetch(withToken(this.url('play/{}/state.json'), this.token), { cache: 'no-store', signal: abort });
+    const want = this.paused || document.hidden ? '' : '?want=1';
+    const response = await fetch(withToken(this.url(`play/{}/state.json${want}`), this.token), { cache: 'no-store', signal: abort });
     if (!response.ok) throw new Refusal(response.status);
     const before = this.facts;
     this.facts = await response.json();
@@ -447,11 +458,14 @@ export class Player {
     this.wakeUp();
   }
 
-  /** Pictures that nobody sees need not be sent: MJPEG has no sound to listen to. */
+  /** Pictures that nobody sees need not be sent, where there is no sound to listen to: MJPEG; and a camera on demand must not stay open. */
   hide() {
-    if (this.current !== 'mjpeg' || this.paused) return;
+    const { video } = this.stage;
+    const silent = this.current === 'mjpeg' || (this.facts?.onDemand && (video.muted || !this.facts.audioCodec));
+    if (!silent || !this.current || this.paused || document.pictureInPictureElement) return;
     this.hidden = true;
     this.pause();
+    this.finish('switch');
   }
 
   setMuted(muted) {

@@ -145,7 +145,8 @@ function forEncoder(made, node) {
   const { url = node.rtmp, streamKey } = made;
   const secureUrl = node.rtmps;
   const facts = { url, secureUrl, streamKey, certificate: node.certificate };
-  const rows = [row('Server', url), row('Server, encrypted (RTMPS)', secureUrl), row('Stream key', streamKey)];
+  const srt = node.srt ? row('SRT, all in one', `${node.srt}?streamid=${encodeURIComponent(streamKey)}`) : null;
+  const rows = [row('Server', url), row('Server, encrypted (RTMPS)', secureUrl), row('Stream key', streamKey), srt];
   const trust = node.certificate
     ? element('p', { className: 'hint' }, 'RTMPS uses a certificate that this node made itself. ', element('a', { href: node.certificate, download: 'certificate.pem' }, 'Download certificate.pem'), ' and tell the encoder to trust it.')
     : null;

@@ -14,6 +14,7 @@ const video = $('video');
 const marks = { from: null, to: null };
 let info = null;
 let hls = null;
+let early = 10; // seconds
 
 const growing = () => info?.state === 'recording';
 const ranges = () => info.ranges.map(({ from, to, here }) => ({ from: Date.parse(from), to: Date.parse(to), here }));
@@ -46,6 +47,7 @@ async function ask() {
   info = await archive.json(`${base}/info.json`);
   $('title').textContent = document.title = info.title || `${info.room}, ${instant(info.startedAt)}`;
   $('all').href = archive.url(`recordings/${app}`, { room: info.room });
+  onAir().catch(() => ($('watch').hidden = true));
   $('state').textContent = { recording: 'being recorded', finished: 'finished', failed: 'failed' }[info.state] ?? info.state;
   $('length').textContent = length(info.duration);
   $('size').textContent = size(info.bytes);
@@ -63,6 +65,14 @@ async function ask() {
     }),
   );
   cut();
+}
+
+/** Back to the room, while there is something to see. */
+async function onAir() {
+  const room = `play/${app}/${encodeURIComponent(info.room)}`;
+  const facts = await archive.json(`${room}/state.json`);
+  $('watch').hidden = !facts.onAir;
+  $('watch').href = archive.url(room);
 }
 
 function cut() {
@@ -138,6 +148,8 @@ async function begin() {
   } catch (e) {
     const closed = e instanceof Refused && (e.status === 401 || e.status === 403);
     $('key-form').hidden = !closed;
+    // one that was ordered this moment begins with its next key frame
+    if (e.status === 404 && early-- > 0) setTimeout(begin, 1000);
     return trouble(closed && !archive.key && !archive.token ? '' : e instanceof Refused ? e.message : 'The node cannot be reached.');
   }
   $('key-form').hidden = true;

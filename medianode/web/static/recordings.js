@@ -27,18 +27,21 @@ function address(id, at = null) {
   return full.href;
 }
 
-/** Ranges of the day, by room. */
+/** A live stream's room is 32 digits, by which nobody knows it. */
+const name = ({ room, labels }) => (/(^|-)[0-9a-f]{32}$/.test(room) && labels?.name ? labels.name : room);
+
+/** Ranges of the day, by room; clips are copies of what is there. */
 function byRoom(told) {
   const recordings = new Map(told.recordings.map((each) => [each.id, each]));
   const now = Date.parse(told.now);
-  const ranges = told.ranges ?? told.recordings.map((r) => ({ recording: r.id, from: r.startedAt, to: r.endedAt ?? told.now, here: true }));
+  const ranges = told.ranges ?? told.recordings.filter(({ reason }) => reason !== 'clip').map((r) => ({ recording: r.id, from: r.startedAt, to: r.endedAt ?? told.now, here: true }));
   const rooms = new Map();
   for (const range of ranges) {
     const recording = recordings.get(range.recording);
     if (!recording) continue;
-    const name = recording.identity ? `${recording.room} · ${recording.identity}` : recording.room;
-    if (!rooms.has(name)) rooms.set(name, []);
-    rooms.get(name).push({ recording, here: range.here, from: Date.parse(range.from), to: Math.min(Date.parse(range.to), now) });
+    const of = recording.identity ? `${name(recording)} · ${recording.identity}` : name(recording);
+    if (!rooms.has(of)) rooms.set(of, []);
+    rooms.get(of).push({ recording, here: range.here, from: Date.parse(range.from), to: Math.min(Date.parse(range.to), now) });
   }
   return new Map([...rooms].sort(([a], [b]) => a.localeCompare(b)));
 }
@@ -70,9 +73,9 @@ function take(recording) {
   const words = element(
     'div',
     {},
-    element('strong', { textContent: recording.title || recording.room }),
+    element('strong', { textContent: recording.title || name(recording) }),
     element('span', { textContent: instant(recording.startedAt) }),
-    element('span', { textContent: recording.state === 'recording' ? 'being recorded' : `${length(recording.duration)} · ${size(recording.bytes)}` }),
+    element('span', { textContent: recording.state === 'recording' ? 'being recorded' : [recording.reason === 'clip' ? 'Clip' : '', length(recording.duration), size(recording.bytes)].filter(Boolean).join(' · ') }),
   );
   return element('li', {}, element('a', { href: address(recording.id) }, picture, words));
 }

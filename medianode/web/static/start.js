@@ -2,6 +2,7 @@
 
 import { KeyList } from './keys.js';
 import { showMade } from './publish.js';
+import { showPulled } from './pulled.js';
 import { element } from './stage.js';
 import { bitrate, codecs, copy, duration } from './words.js';
 
@@ -84,6 +85,7 @@ async function offerApps(first = false) {
     viewing = new Map(data.map((p) => [p.slug, p.viewing]));
     $('apps').replaceChildren(...data.map((p) => element('option', { value: p.slug })));
     if (first && data.length && !data.some((p) => p.slug === $('app').value)) $('app').value = data[0].slug;
+    if (first) choose();
   } catch (e) {
     if (!(e instanceof Refused) || e.status === 401) throw e;
     $('apps').replaceChildren(); // the key may not list projects: their names can still be typed
@@ -149,11 +151,12 @@ class Card {
     const share = element('button', { type: 'button' }, 'Copy viewer link');
     share.addEventListener('click', () => this.share(share));
     this.links = [];
-    const poster = element('a', { className: 'poster', href: play, attributes: { 'aria-label': `Play ${room}` } }, 'No picture yet', this.image, this.badge, this.count);
-    this.links.push(poster, element('a', { className: 'button main', href: play }, 'Play'), element('a', { href: play, title: room }, room));
-    const doing = element('div', { className: 'doing' }, this.links[1], share);
+    this.poster = element('a', { className: 'poster', href: play, attributes: { 'aria-label': `Play ${room}` } }, 'No picture yet', this.image, this.badge, this.count);
+    this.links.push(this.poster, element('a', { className: 'button main', href: play }, 'Play'), element('a', { href: play, title: room }, room));
+    const past = element('a', { href: `recordings/${encodeURIComponent(app)}?room=${encodeURIComponent(room)}`, className: 'button' }, 'Recordings');
+    const doing = element('div', { className: 'doing' }, this.links[1], share, past);
     const body = element('div', { className: 'body' }, element('h3', {}, this.links[2]), this.facts, this.source, this.hints, doing);
-    this.item = element('li', { className: 'card', dataset: { room } }, poster, body);
+    this.item = element('li', { className: 'card', dataset: { room } }, this.poster, body);
     $('cards').append(this.item);
   }
 
@@ -167,14 +170,28 @@ class Card {
     const steady = declared && Math.abs(measured - declared) <= declared * 0.2; // one second's measure jitters
     const fps = steady ? declared : session?.uptime < 3 ? declared : measured || declared;
     const size = video?.height ? `${video.width}×${video.height}${fps ? ` at ${Math.round(fps)} fps` : ''}` : null;
-    this.badge.textContent = room.held ? 'Waiting for the encoder' : 'Live';
-    this.badge.classList.toggle('held', room.held);
+    const slate = room.showing === 'slate'; // the gap has pictures then
+    this.badge.textContent = slate ? 'Slate' : room.held ? 'Waiting for the encoder' : room.showing === 'backup' ? 'Backup' : 'Live';
+    this.badge.classList.toggle('held', room.held && !slate);
+    this.badge.classList.toggle('slate', slate);
+    this.name(session);
     this.count.textContent = `${n} watching`;
     this.facts.textContent = [codecs({ videoCodec: video?.codec, audioCodec: audio?.codec }), size, bitrate(rate)].filter(Boolean).join(' · ');
     this.source.textContent = session ? `${session.door.toUpperCase()} from ${session.name || session.identity}, ${duration(session.uptime)}` : '';
     this.hints.textContent = session?.hints?.[0] ?? '';
-    if (!room.held && performance.now() - this.posterAt > POSTER_AGE) this.poster();
+    const shown = slate ? 'slate' : 'other';
+    if (shown !== this.shows) this.posterAt = -POSTER_AGE;
+    this.shows = shown;
+    if ((!room.held || slate) && performance.now() - this.posterAt > POSTER_AGE) this.renew();
     this.link();
+  }
+
+  /** A live stream's room is 32 digits, by which nobody knows it: the name that it was given, if any. */
+  name(session) {
+    const given = /(^|-)[0-9a-f]{32}$/.test(this.room) && session?.name ? session.name : this.room;
+    if (this.links[2].textContent === given) return;
+    this.links[2].textContent = given;
+    this.poster.setAttribute('aria-label', `Play ${given}`);
   }
 
   /** The links play the room also where viewers need a token; without the right to make one they lead to the page that asks for it. */
@@ -188,12 +205,12 @@ class Card {
   }
 
   /** By fetch, for the key must not stand in an address. A room that has just begun has its first picture soon. */
-  async poster() {
+  async renew() {
     this.posterAt = performance.now();
     const response = await fetch(`live/${this.path}/frame.jpg?w=320`, { headers: { Authorization: `Bearer ${key}` }, cache: 'no-store' }).catch(() => null);
     if (this.gone) return;
     if (!response?.ok) {
-      if (response?.status === 404) setTimeout(() => !this.gone && !document.hidden && this.poster(), POSTER_RETRY);
+      if (response?.status === 404) setTimeout(() => !this.gone && !document.hidden && this.renew(), POSTER_RETRY);
       return;
     }
     const url = URL.createObjectURL(await response.blob());
@@ -222,6 +239,7 @@ class Card {
 }
 
 const shown = async (box, app, kind, made) => {
+  if (kind === 'url') return showPulled(box, { app, made, api, why, play: await viewerLink(app, made.roomName ?? made.room).catch(() => '') });
   const room = made.roomName ?? made.room;
   const play = await viewerLink(app, room).catch(() => `play/${encodeURIComponent(app)}/${encodeURIComponent(room)}`);
   const path = `${encodeURIComponent(app)}/${encodeURIComponent(room)}`;
@@ -249,7 +267,9 @@ async function make(again) {
     if (present.length) askFirst(present);
     else {
       const path = `apps/${encodeURIComponent(app)}/${camera ? 'ws-ingest' : 'ingress'}`;
-      const { data } = await api(path, camera ? { room } : { inputType: kind, room }, 'POST');
+      const called = kind === 'url' ? { url: $('address').value.trim(), onDemand: $('on-demand').checked } : {};
+      const { data } = await api(path, camera ? { room } : { inputType: kind, room, ...called }, 'POST');
+      $('address').value = ''; // it may carry a password
       await shown($('made'), app, kind, data);
       keys.renew();
     }
@@ -261,7 +281,10 @@ async function make(again) {
 
 function askFirst(present) {
   const [{ app, kind, room, row }] = present;
-  const words = `${room} has ${present.length === 1 ? 'a key' : `${present.length} keys`} of this sort already. Another one is not needed to publish again.`;
+  const words =
+    kind === 'url'
+      ? `${room} has ${present.length === 1 ? 'a camera' : `${present.length} cameras`} that the node calls already.`
+      : `${room} has ${present.length === 1 ? 'a key' : `${present.length} keys`} of this sort already. Another one is not needed to publish again.`;
   const show = element('button', { type: 'button' }, 'Show it');
   const another = element('button', { type: 'button' }, 'Make another');
   show.addEventListener('click', () => {
@@ -271,6 +294,17 @@ function askFirst(present) {
   another.addEventListener('click', () => make(true));
   $('make-ask').replaceChildren(element('span', {}, words), show, another);
   $('make-ask').hidden = false;
+}
+
+/** What the form asks for depends on what publishes; where the recordings are, on the app. */
+function choose() {
+  const called = $('kind').value === 'url';
+  for (const field of document.querySelectorAll('[data-for="url"]')) {
+    field.hidden = !called;
+    field.querySelector('input').disabled = !called;
+  }
+  $('make-go').textContent = called ? 'Add the camera' : 'Make a key';
+  $('recordings').href = `recordings/${encodeURIComponent($('app').value.trim() || 'live')}`;
 }
 
 async function beat() {
@@ -304,9 +338,12 @@ $('make').addEventListener('submit', (e) => {
 });
 $('make').addEventListener('invalid', clearMade, true);
 $('app').addEventListener('change', () => keys.renew());
+$('app').addEventListener('input', choose);
+$('kind').addEventListener('change', choose);
 document.addEventListener('visibilitychange', () => !document.hidden && key && renew().catch(() => {}));
 if (!document.body.dataset.whip) $('kind').querySelector('[value="whip"]').remove();
 if (!document.body.dataset.wsJpeg) $('kind').querySelector('[value="ws-mjpeg"]').remove();
+choose();
 if (key) await signIn(key);
 else enter(false);
 beat();

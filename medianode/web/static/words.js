@@ -12,6 +12,8 @@ export const STATES = {
   connecting: ['Connecting…', ''],
   buffering: ['Buffering…', ''],
   waiting: ['Waiting for the stream', 'Nobody is publishing here at the moment. It starts by itself.'],
+  called: ['The camera is being called…', 'It starts in some seconds.'],
+  unanswered: ['The camera does not answer', 'Trying again…'],
   held: ['The publisher lost its connection', 'Waiting for it to come back…'],
   ended: ['The stream has ended', 'Leave this page open: it starts again by itself.'],
   token: ['This room is private', 'It needs a viewer token. Ask whoever sent you the link.'],

@@ -26,6 +26,7 @@ from medianode.errors import Conflict, LimitExceeded, NotFound, StorageError
 from medianode.events import Bus, RecordingEnded, RecordingEvent, RecordingStarted
 from medianode.media.packet import Packet
 from medianode.media.track import Codec, Track
+from medianode.routing.fallback import Fallback, Loop, Strand
 from medianode.routing.registry import Registry
 from medianode.tasks import background
 from medianode.transcode.renditions import Renditions
@@ -141,6 +142,39 @@ async def test_a_room_is_recorded_whoever_its_programme_is(tmp_path: Path) -> No
         first, second = s.files()
         assert first.duration == 2_000_000
         assert second.gap == "takeover"
+
+
+async def test_with_a_slate_that_is_always_shown_each_session_is_a_recording(tmp_path: Path) -> None:
+    class Loops:
+        def find(self, project_id: str, room: str, slate: str, like: tuple[Track, ...], ready: object) -> Loop:
+            packets = tuple(Packet(VIDEO, IDR if n == 0 else SLICE, n * 3000, n * 3000, n == 0, 0.0) for n in range(30))
+            return Loop((Strand(VIDEO, packets, 90_000),), 30)
+
+    async with stage(tmp_path) as s:
+        s.recorder.wants_room = lambda project_id, room: True
+        s.registry.slates.of = lambda project_id, room: Fallback(slate="s/1", always=True)
+        s.registry.slates.loops = Loops()
+        s.registry.fall_back("live", "p", "live-a")
+        room = s.registry.find("p", "live-a")
+        assert room is not None
+        assert room.slated
+        assert not s.running, "a slate is no evidence"
+        one = Encoder(s, identity="one").play(2)
+        other = Encoder(s, identity="other").play(2)
+        assert s.running == ["room"]
+        one.end()
+        other.play(1).end(final=True)
+        assert s.running == ["room"], "one is held"
+        again = Encoder(s, identity="one").play(2, at=4.0)
+        again.end(final=True)
+        assert not s.running
+        assert room.slated
+        await s.over()
+        Encoder(s, identity="two").play(2, at=9.0).end(final=True)
+        await s.over()
+        assert [event.reason for event in s.told(RecordingStarted)] == ["room", "room"]
+        assert [event.duration for event in s.told(RecordingEnded)][1] == 2_000_000
+        assert room.on_air
 
 
 async def test_both_the_room_and_its_publisher_and_by_hand(tmp_path: Path) -> None:
