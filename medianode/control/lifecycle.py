@@ -27,7 +27,7 @@ from medianode.control.ingress_state import (
 )
 from medianode.control.ledger import Change, Happened, Ledger
 from medianode.control.session_facts import IN_SESSION, cut_off, publisher_fact, room_fact, shown
-from medianode.errors import StorageError
+from medianode.control.writing import keep_writing
 from medianode.events import (
     Bus,
     IngressDeleted,
@@ -49,8 +49,6 @@ from medianode.store.presences import Presence
 from medianode.store.projects import hold
 from medianode.webhooks.outbox import announce
 
-RETRY = 1.0
-LAST_TRIES = 3
 CUT_OFF = 10_000
 """Sessions of one node that are ended together: more than there can be."""
 RESTARTED = ("node-restarted", "the node was stopped in the middle of it")
@@ -181,30 +179,7 @@ class IngressLives:
 
         A database that cannot be written is tried again each second.
         """
-        try:
-            while True:
-                await self._wake.wait()
-                self._wake.clear()
-                try:
-                    # what is being written when the end comes is written: the last of it waits for that
-                    await asyncio.shield(self.write())
-                except StorageError as e:
-                    log.warning("sessions not written (%d facts wait): %s: %s", len(self._ledger), e.code, e)
-                    await asyncio.sleep(RETRY)
-                    self._wake.set()
-        finally:
-            await self._write_last()
-
-    async def _write_last(self) -> None:
-        for left in reversed(range(LAST_TRIES)):
-            try:
-                await self.write()
-                return
-            except StorageError as e:
-                if left:
-                    await asyncio.sleep(RETRY)
-                else:
-                    log.error("the last of the sessions is not written (the next start finds them cut off): %s: %s", e.code, e)
+        await keep_writing("sessions", self._wake, self.write, self._ledger.__len__, "the next start finds them cut off")
 
     async def write(self) -> None:
         """Write down what is not yet. Raises StorageError; it is then still to be written."""

@@ -13,7 +13,7 @@ from medianode import clock
 from medianode.control.backlog import Backlog
 from medianode.control.recording_facts import recording_fact
 from medianode.control.recording_policy import policy_of
-from medianode.errors import StorageError
+from medianode.control.writing import keep_writing
 from medianode.events import Bus, RecordingEnded, RecordingEvent, RecordingFileChanged, RecordingStarted, RecordingTrouble
 from medianode.store import outbox, projects, recording_files, recordings
 from medianode.store.database import Database, Transaction
@@ -23,8 +23,6 @@ from medianode.store.recordings import Recording
 from medianode.tasks import guard
 from medianode.webhooks.outbox import announce
 
-RETRY = 1.0
-LAST_TRIES = 3
 TRACK_FIELDS = ("kind", "codec", "width", "height", "rate", "channels")
 """Of a file's tracks in the database and in the API, in the order that the bus has them in."""
 
@@ -84,29 +82,7 @@ class RecordingLedger:
 
         A database that cannot be written is tried again each second.
         """
-        try:
-            while True:
-                await self._wake.wait()
-                self._wake.clear()
-                try:
-                    await asyncio.shield(self.write())
-                except StorageError as e:
-                    log.warning("recordings not written (%d changes wait): %s: %s", len(self), e.code, e)
-                    await asyncio.sleep(RETRY)
-                    self._wake.set()
-        finally:
-            await self._write_last()
-
-    async def _write_last(self) -> None:
-        for left in reversed(range(LAST_TRIES)):
-            try:
-                await self.write()
-                return
-            except StorageError as e:
-                if left:
-                    await asyncio.sleep(RETRY)
-                else:
-                    log.error("the last of the recordings is not written (the next start finds them on the disk): %s: %s", e.code, e)
+        await keep_writing("recordings", self._wake, self.write, self.__len__, "the next start finds them on the disk")
 
     async def write(self) -> None:
         """What is not written yet. Raises StorageError; it is then still to be written."""

@@ -180,7 +180,7 @@ async def test_an_altered_row_does_not_keep_the_node_from_starting(stage: Stage,
 async def test_serve_tries_again_and_writes_the_last_state(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("medianode.control.lifecycle.RETRY", 0.0)
+    monkeypatch.setattr("medianode.control.writing.RETRY", 0.0)
     good, failures, written = stage.lives.write, [StorageError("full", code="storage-full")] * 2, asyncio.Event()
 
     async def write() -> None:
