@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from medianode.api.changes import ChangeIngress
 from medianode.api.fields import Identity, RoomName, Text
 from medianode.api.live import Live, instant
 from medianode.api.problems import BAXCLOUD
@@ -52,18 +53,6 @@ class CreateIngress(msgspec.Struct, rename="camel"):
     on_demand: bool = False
     silence: Wait | None = None
     frozen_video: Wait | None = None
-
-
-class ChangeIngress(msgspec.Struct, rename="camel"):
-    """What is absent stays as it is; it counts at once, for a session that is on air too."""
-
-    record: bool | UnsetType = UNSET
-    url: Annotated[str, Meta(max_length=2000)] | UnsetType = UNSET
-    transport: Transport | UnsetType = UNSET
-    on_demand: bool | UnsetType = UNSET
-    silence: Wait | UnsetType | None = UNSET
-    frozen_video: Wait | UnsetType | None = UNSET
-    enabled: bool | UnsetType = UNSET
 
 
 class Filter(msgspec.Struct, rename="camel"):

@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
 
 from medianode import clock
+from medianode.api.changes import PullUpdate
 from medianode.api.problems import OPERATOR
 from medianode.api.router import AnyRoute, Call, Empty, Route
 from medianode.api.shapes import Data, Page
 from medianode.auth import Door, Permission, Principal
-from medianode.control.ingresses import LIST_LIMIT, URL_LENGTH, Ingresses
+from medianode.control.ingresses import LIST_LIMIT, Ingresses
 from medianode.control.projects import Projects
 from medianode.control.pulls import Pulls
-from medianode.control.sources import PullChange, Sources, Wait, masked_source, options_of
+from medianode.control.sources import PullChange, Sources, masked_source, options_of
 from medianode.errors import NotFound
 from medianode.ingress.pull.order import Transport
 from medianode.store.ingresses import Ingress
@@ -47,17 +48,6 @@ class PullView(msgspec.Struct, rename="camel"):
     next_attempt_at: str | None
     attempts: int
     bytes: int
-
-
-class PullUpdate(msgspec.Struct, rename="camel"):
-    """What is absent stays as it is; what is being fetched is fetched anew. `silence` and `frozenVideo` null: the node's."""
-
-    url: Annotated[str, Meta(max_length=URL_LENGTH)] | UnsetType = UNSET
-    transport: Transport | UnsetType = UNSET
-    on_demand: bool | UnsetType = UNSET
-    silence: Wait | UnsetType | None = UNSET
-    frozen_video: Wait | UnsetType | None = UNSET
-    enabled: bool | UnsetType = UNSET
 
 
 class Filter(msgspec.Struct):
