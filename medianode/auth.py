@@ -64,7 +64,7 @@ class PublishGrant:
     `max_height`: lines of picture (`Track.lines`) that players may get, 0 for any; `max_duration`: seconds on air, 0 for ever.
     `max_bitrate`: bit/s, 0 for any. `low_latency`: the room's HLS has parts, where the node's has.
     `token_id`: of the room token that it was given for, or empty. `max_rooms`, `max_publishers`: of the project, 0 for any number.
-    `record`: from its first key frame to its end.
+    `record`: from its first key frame to its end; `title`: of those recordings, up to 200 characters.
     """
 
     project_id: str
@@ -87,6 +87,7 @@ class PublishGrant:
     max_rooms: int = 0
     max_publishers: int = 0
     record: bool = False
+    title: str = ""
 
     @property
     def scales(self) -> bool:

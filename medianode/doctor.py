@@ -8,7 +8,7 @@ import resource
 import shutil
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,13 @@ import msgspec
 from medianode import clock
 from medianode.certificate import Certificate
 from medianode.config import Config, split_listen
+from medianode.control import disk
+from medianode.control.recording_places import MOST_PROJECTS, own_root, root_of
 from medianode.errors import ConfigError, MedianodeError
 from medianode.rtc import selftest
 from medianode.rtc.endpoint import Endpoint
 from medianode.rtc.udp import UdpSocket, allowed_buffers, small_buffers
+from medianode.store import projects
 from medianode.store.database import open_database
 from medianode.tasks import listen_tcp
 from medianode.transcode.inventory import missing_codecs
@@ -57,7 +60,10 @@ async def examine(config: Config) -> AsyncIterator[Finding]:
         yield finding
     for finding in await asyncio.to_thread(lambda: list(_disk(data_dir))):
         yield finding
-    yield await _database(config, data_dir)
+    finding, own = await _database(config, data_dir)
+    yield finding
+    for finding in await asyncio.to_thread(lambda: list(_recording_disks(config, own))):
+        yield finding
     for finding in _certificate(config, data_dir):
         yield finding
     for finding in _machine():
@@ -160,19 +166,7 @@ def _disk(data_dir: Path) -> Iterator[Finding]:
         yield Finding(
             level, "disk space", f"{free / 1e9:.1f} GB free at {data_dir.resolve()}", "" if level == "ok" else "make room: 1 GB at least"
         )
-        with tempfile.TemporaryFile(dir=data_dir) as file:
-            block = os.urandom(1 << 20)
-            start = clock.now()
-            for _ in range(PROBE_BYTES >> 20):
-                file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-            rate = PROBE_BYTES / max(1e-6, clock.now() - start)
-            start = clock.now()
-            file.write(b"x" * 4096)
-            file.flush()
-            os.fsync(file.fileno())
-            sync = clock.now() - start
+        rate, sync = _speed(data_dir)
     except OSError as e:
         yield Finding(
             "fail", "disk", f"{data_dir}: {e.strerror or e}", "the data directory must be writable: see data_dir, StateDirectory="
@@ -183,13 +177,64 @@ def _disk(data_dir: Path) -> Iterator[Finding]:
     yield Finding("warn" if slow else "ok", "disk speed", f"writes {rate / 1e6:.0f} MB/s, one fsync {sync * 1000:.1f} ms", advice)
 
 
-async def _database(config: Config, data_dir: Path) -> Finding:
+def _speed(directory: Path) -> tuple[float, float]:
+    """Bytes a second, and seconds of one fsync. Raises OSError."""
+    with tempfile.TemporaryFile(dir=directory) as file:
+        block = os.urandom(1 << 20)
+        start = clock.now()
+        for _ in range(PROBE_BYTES >> 20):
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+        rate = PROBE_BYTES / max(1e-6, clock.now() - start)
+        start = clock.now()
+        file.write(b"x" * 4096)
+        file.flush()
+        os.fsync(file.fileno())
+        return rate, clock.now() - start
+
+
+def _recording_disks(config: Config, own: Mapping[Path, str]) -> Iterator[Finding]:
+    """Where recordings go that is not below the data directory, which was looked at. `own`: directories of projects, and which's."""
+    data_dir = Path(config.data_dir).absolute()
+    for root, whose in {root_of(config): "recording.directory", **own}.items():
+        if root == data_dir / "recordings":
+            continue
+        where = f"{root} ({whose})"
+        if not root.is_dir():
+            yield Finding("warn", "recording disk", f"{where} is not there yet", "is its disk mounted? The first recording makes it else")
+            continue
+        try:
+            space = disk.measure(root)
+            rate, sync = _speed(root)
+        except OSError as e:
+            advice = "recordings must be writable there by the service's user: see recording.directory, ReadWritePaths="
+            yield Finding("fail", "recording disk", f"{where}: {e.strerror or e}", advice)
+            continue
+        wanted = min(config.recording.min_free, space.total // 4)
+        text = f"{space.free / 1e9:.1f} GB free at {where}, writes {rate / 1e6:.0f} MB/s, one fsync {sync * 1000:.1f} ms"
+        if space.free < wanted:
+            advice = f"make room: {wanted / 1e9:.1f} GB are to stay free (recording.min_free), so the oldest recordings go now"
+            yield Finding("warn", "recording disk", text, advice)
+        elif rate < SLOW_DISK or sync > SLOW_SYNC:
+            yield Finding("warn", "recording disk", text, "slow: it will do for few recordings at a time only")
+        else:
+            yield Finding("ok", "recording disk", text)
+
+
+async def _database(config: Config, data_dir: Path) -> tuple[Finding, Mapping[Path, str]]:
+    """And the directories that projects record to, with whose they are."""
+    own: dict[Path, str] = {}
     try:
         async with open_database(config.store.url, data_dir, secret_file=config.store.secret_file) as database:
             await database.ping()
-            return Finding("ok", "database", database.description)
+            async with database.read() as tx:
+                for project in await projects.list_projects(tx, MOST_PROJECTS):
+                    if (root := own_root(project)) is not None:
+                        own[root.absolute()] = f"project {project.slug}"
+            return Finding("ok", "database", database.description), own
     except MedianodeError as e:
-        return Finding("fail", "database", e.message, "see [store] in the configuration")
+        return Finding("fail", "database", e.message, "see [store] in the configuration"), own
 
 
 def _certificate(config: Config, data_dir: Path) -> Iterator[Finding]:

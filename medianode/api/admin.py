@@ -102,8 +102,8 @@ class RecordingPolicyView(msgspec.Struct, rename="camel"):
 
 class RecordingPolicyChange(msgspec.Struct, rename="camel"):
     """What is absent stays as it is; null: as the node has it. Files older than `maxAge` (seconds, or `"30d"`, `"12h"`, `"90m"`) go, and
-    the oldest where they are more than `maxBytes`; none younger than `minKeep` goes but from a disk that would be full. `upload` (true where `storage` is a bucket) and
-    `deleteAfterUpload` (false): where files are kept.
+    the oldest where they are more than `maxBytes`; none younger than `minKeep` goes but from a disk that would be full. `upload` (true
+    where `storage` is a bucket) and `deleteAfterUpload` (false): where files are kept.
     """
 
     max_age: Keep | UnsetType | None = UNSET

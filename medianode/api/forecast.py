@@ -41,8 +41,8 @@ class NextView(msgspec.Struct, rename="camel"):
 
 class ForecastView(msgspec.Struct, rename="camel"):
     """Of what is on this node's disk. `writeRate`: bytes a second, a mean of minutes. `maxBytes`, `maxAge` (seconds): what holds, null for
-    none. `secondsLeft`: until the first file goes, 0 where files are going, null where none will as things are; `cause`: `age`, `bytes`
-    or `space`. `next`: what goes first.
+    none (of the node: its own; what projects have of their own counts in `secondsLeft`). `secondsLeft`: until the first file goes, 0 where
+    files are going, null where none will as things are; `cause`: `age`, `bytes` or `space`. `next`: the oldest.
     """
 
     files: int

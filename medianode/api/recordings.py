@@ -18,7 +18,7 @@ from medianode.api.urls import Ports, Urls
 from medianode.auth import Permission, Principal
 from medianode.control.catalogue import Catalogue
 from medianode.control.projects import Projects
-from medianode.control.recordings import Recordings, Wanted
+from medianode.control.recordings import Extent, Recordings, Wanted
 from medianode.errors import Forbidden, InvalidRequest
 from medianode.media.names import room_name
 from medianode.origin import Origin
@@ -38,8 +38,11 @@ DAY = 86_400.0
 
 
 class RecordingUrls(msgspec.Struct):
-    """`hls` plays it (while it is made, too), `download` is one MP4, both take `from` and `to`. Who may view them: as the room."""
+    """`page` is for people; `hls` plays it (while it is made, too), `download` is one MP4, both take `from` and `to`. Who may view them: as
+    the room.
+    """
 
+    page: str
     hls: str
     download: str
     poster: str
@@ -55,8 +58,9 @@ class UploadView(msgspec.Struct):
 
 class RecordingView(msgspec.Struct, rename="camel"):
     """`identity`: of the publisher that is recorded, empty for the room's programme. `reason`: why: `ingress` (its ingress or live stream
-    is set so), `room` (the room is), `api`, `clip`, `rebuilt` (found on the disk). `duration`: seconds of media, without gaps. `pinned`:
-    retention leaves it alone. `node`: which has its files.
+    is set so), `room` (the room is), `api`, `clip`, `rebuilt` (found on the disk). `duration` (seconds of media, without gaps) and `bytes`
+    are of what there is: with the file that is being written, without what retention has taken, behind which `availableFrom` is; null:
+    nothing is there. `pinned`: retention leaves it alone. `node`: which has its files.
     """
 
     id: str
@@ -71,6 +75,7 @@ class RecordingView(msgspec.Struct, rename="camel"):
     pinned: bool
     started_at: str
     ended_at: str | None
+    available_from: str | None
     duration: float
     bytes: int
     error_code: str
@@ -270,7 +275,7 @@ class RecordingsApi:
                 handler=self.stop,
                 response=Data[RecordingView],
                 errors=(409,),
-                summary="Stop it; answers when its last file is complete",
+                summary="Stop it; answers when its last file is complete. What began by itself does so again with the next session",
                 example=Data(EXAMPLE),
                 **common,
             ),
@@ -292,7 +297,7 @@ class RecordingsApi:
                 query=Deletion,
                 status=204,
                 errors=(409,),
-                summary="Delete it and its files, in the bucket too; one that runs is stopped first, a pinned one is refused",
+                summary="Delete it and its files, in the bucket too; one that runs is stopped first (as by stop), a pinned one is refused",
                 **common,
             ),
         ]
@@ -309,7 +314,8 @@ class RecordingsApi:
             limit=wanted.limit,
             offset=wanted.offset,
         )
-        return Page([recording_view(r, project.slug, urls) for r in found], total, wanted.limit, wanted.offset)
+        extents = await self._recordings.extents(found)
+        return Page([recording_view(r, project.slug, urls, extents[r.id]) for r in found], total, wanted.limit, wanted.offset)
 
     async def start(self, call: Call[Principal, NewRecording, Empty]) -> Data[RecordingView]:
         project, new = await self._desk.project(call), call.body
@@ -322,7 +328,8 @@ class RecordingsApi:
         project, urls = await self._desk.project(call), self._desk.urls(call)
         found = await self._recordings.get(project.id, call.path("recording"))
         files = await self._recordings.files(found.id)
-        shown = msgspec.structs.asdict(recording_view(found, project.slug, urls))
+        extent = (await self._recordings.extents([found]))[found.id]
+        shown = msgspec.structs.asdict(recording_view(found, project.slug, urls, extent))
         views = [file_view(file, project.slug, urls) for file in files]
         return Data(RecordingDetail(**shown, files=views, gaps=gaps_of(files)))
 
@@ -343,7 +350,8 @@ class RecordingsApi:
     async def stop(self, call: Call[Principal, Empty, Empty]) -> Data[RecordingView]:
         project = await self._desk.project(call)
         stopped = await self._recordings.stop(project.id, call.path("recording"))
-        return Data(recording_view(stopped, project.slug, self._desk.urls(call)))
+        extent = (await self._recordings.extents([stopped]))[stopped.id]
+        return Data(recording_view(stopped, project.slug, self._desk.urls(call), extent))
 
     async def change(self, call: Call[Principal, RecordingChange, Empty]) -> Data[RecordingView]:
         project = await self._desk.project(call)
@@ -351,7 +359,8 @@ class RecordingsApi:
         if not given:
             raise InvalidRequest("title: expected this, labels or pinned, got nothing")
         changed = await self._recordings.change(project.id, call.path("recording"), **given)
-        return Data(recording_view(changed, project.slug, self._desk.urls(call)))
+        extent = (await self._recordings.extents([changed]))[changed.id]
+        return Data(recording_view(changed, project.slug, self._desk.urls(call), extent))
 
     async def delete(self, call: Call[Principal, Empty, Deletion]) -> None:
         project = await self._desk.project(call)
@@ -371,7 +380,9 @@ def moment(text: str, field: str) -> float | None:
     return at
 
 
-def recording_view(recording: Recording, slug: str, urls: Urls) -> RecordingView:
+def recording_view(recording: Recording, slug: str, urls: Urls, extent: Extent | None = None) -> RecordingView:
+    """`extent`: of what there is; None: all of it."""
+    extent = extent or Extent(recording.duration, recording.nbytes, recording.started_at)
     query = ""
     if recording.reason == "clip" and recording.ended_at is not None:
         query = f"?from={recording.started_at:.3f}&to={recording.ended_at:.3f}"
@@ -389,8 +400,9 @@ def recording_view(recording: Recording, slug: str, urls: Urls) -> RecordingView
         pinned=recording.pinned,
         started_at=clock.iso(recording.started_at),
         ended_at=instant(recording.ended_at),
-        duration=seconds(recording.duration),
-        bytes=recording.nbytes,
+        available_from=instant(extent.since),
+        duration=seconds(extent.duration),
+        bytes=extent.nbytes,
         error_code=recording.error_code,
         error=recording.error_message,
         node=recording.node_id,
@@ -398,6 +410,7 @@ def recording_view(recording: Recording, slug: str, urls: Urls) -> RecordingView
         playback_id=recording.playback_id,
         upload=UploadView(recording.upload_state, recording.upload_error, recording.remote_url or None),
         urls=RecordingUrls(
+            urls.recording_page(*where),
             urls.recording(*where) + query,
             urls.recording(*where, "download.mp4") + query,
             urls.recording(*where, "poster.jpg"),
@@ -450,6 +463,7 @@ EXAMPLE = RecordingView(
     pinned=False,
     started_at="2026-03-29T14:30:00.000Z",
     ended_at="2026-03-29T14:31:20.000Z",
+    available_from="2026-03-29T14:30:00.000Z",
     duration=75.0,
     bytes=23_400_000,
     error_code="",
@@ -458,7 +472,7 @@ EXAMPLE = RecordingView(
     media_id=None,
     playback_id=None,
     upload=UploadView("none", "", None),
-    urls=RecordingUrls(f"{_WHERE}/index.m3u8", f"{_WHERE}/download.mp4", f"{_WHERE}/poster.jpg"),
+    urls=RecordingUrls(_WHERE, f"{_WHERE}/index.m3u8", f"{_WHERE}/download.mp4", f"{_WHERE}/poster.jpg"),
 )
 _TRACKS = (FileTrack("video", "h264", 1280, 720), FileTrack("audio", "aac", rate=48_000, channels=2))
 _FILES = [

@@ -84,6 +84,10 @@ class Urls:
         """Of one recording: its playlist, one of its files, `download.mp4`, `poster.jpg`."""
         return f"{self.base}/vod/{slug}/{recording_id}/{name}"
 
+    def recording_page(self, slug: str, recording_id: str) -> str:
+        """Where people watch one recording."""
+        return f"{self.base}/vod/{slug}/{recording_id}"
+
     def asset(self, playback_id: str, name: str) -> str:
         """Of what was recorded of a live stream, by its playback id: as open as that, whatever its room is."""
         return f"{self.base}/vod/{playback_id}/{name}"

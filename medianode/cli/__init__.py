@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import sys
 from collections.abc import Awaitable, Callable
 
@@ -19,6 +20,9 @@ from medianode.config import Config, load
 from medianode.errors import ConfigError, MedianodeError
 from medianode.telemetry import configure_logs
 
+EXIT_UNREAD = 141
+"""As a shell says it of a program that SIGPIPE ended."""
+
 
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
@@ -26,7 +30,9 @@ def main(argv: list[str] | None = None) -> int:
         config = load(arguments.config, os.environ)
         configure_logs(config.log.level, config.log.format)
         command: Callable[[argparse.Namespace, Config], Awaitable[int]] = arguments.run
-        return uvloop.run(command(arguments, config))  # type: ignore[arg-type]  # all commands are coroutines
+        status: int = uvloop.run(command(arguments, config))  # type: ignore[arg-type]  # all commands are coroutines
+        sys.stdout.flush()  # here, where a pipe that nobody reads any more has an answer
+        return status
     except ConfigError as e:
         print(f"medianode: {e.message}", file=sys.stderr)
         return EXIT_USAGE
@@ -34,10 +40,25 @@ def main(argv: list[str] | None = None) -> int:
         print(f"medianode: {e.code}: {e.message}", file=sys.stderr)
         return EXIT_FAILED
     except (OSError, TimeoutError) as e:
+        if isinstance(e, BrokenPipeError) and _unread():
+            return EXIT_UNREAD
         print(f"medianode: {e or type(e).__name__}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
         return 130
+
+
+def _unread() -> bool:
+    """Is what we print read by nobody any more (`| head`)? What is still to be printed then goes nowhere, in silence."""
+    output = sys.stdout.fileno()
+    poll = select.poll()
+    poll.register(output, 0)
+    if not any(events & select.POLLERR for _, events in poll.poll(0)):
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(nowhere, output)
+    os.close(nowhere)
+    return True
 
 
 def _parser() -> argparse.ArgumentParser:

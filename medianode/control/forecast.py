@@ -12,11 +12,11 @@ from medianode.config import Recording as Settings
 from medianode.control import disk
 from medianode.control.disk import Space
 from medianode.control.recording_places import RecordingPlaces
-from medianode.control.recording_policy import RecordingPolicy
+from medianode.control.recording_policy import RecordingPolicy, policy_of
 from medianode.control.retention import Retention
-from medianode.store import kept_files
-from medianode.store.database import Database
-from medianode.store.kept_files import Choice, KeptFile
+from medianode.store import kept_files, projects
+from medianode.store.database import Database, Transaction
+from medianode.store.kept_files import Choice, KeptFile, Usage
 from medianode.store.projects import Project
 
 SHOWN = 10
@@ -83,12 +83,13 @@ class Forecasts:
         async with self._db.read() as tx:
             used = [usage for usage in await kept_files.usage(tx, self._node_id) if project_id in (None, usage.project_id)]
             first = await kept_files.oldest(tx, Choice(node_id=self._node_id, project_id=project_id), SHOWN)
+            own = await self._own_ends(tx, used) if project_id is None else {}
         spaces, _ = await asyncio.to_thread(disk.measure_all, roots, {})
         disks = [self._disk(space) for space in {space.device: space for space in reversed(spaces)}.values()]
         nbytes = sum(usage.nbytes for usage in used) + self._retention.open_bytes(project_id)
         ends = {
-            "age": first[0].ended_at + rules.max_age - clock.wallclock() if first and rules.max_age else None,
-            "bytes": _until(rules.max_bytes - nbytes, rate) if rules.max_bytes else None,
+            "age": _sooner(first[0].ended_at + rules.max_age - clock.wallclock() if first and rules.max_age else None, own.get("age")),
+            "bytes": _sooner(_until(rules.max_bytes - nbytes, rate) if rules.max_bytes else None, own.get("bytes")),
             "space": min((left for d in disks if (left := d.seconds_left) is not None), default=None),
         }
         cause, seconds_left = _soonest(ends)
@@ -104,6 +105,24 @@ class Forecasts:
             disks=disks,
             next=first,
         )
+
+    async def _own_ends(self, tx: Transaction, used: Sequence[Usage]) -> Mapping[str, float | None]:
+        """When the first file goes by the words of a project of its own."""
+        ages: list[tuple[float, float, str]] = []
+        full: float | None = None
+        for usage in used:
+            project = await projects.find(tx, usage.project_id)
+            policy = RecordingPolicy() if project is None else policy_of(project)
+            if policy.max_age:
+                ages.append((usage.oldest + policy.max_age, policy.max_age, usage.project_id))
+            if policy.max_bytes:
+                left = policy.max_bytes - usage.nbytes - self._retention.open_bytes(usage.project_id)
+                full = _sooner(full, _until(left, self._retention.rates.by_project.get(usage.project_id, 0.0)))
+        aged: float | None = None
+        for _, age, project_id in sorted(ages)[:SHOWN]:  # pinned files and the last one's length change the order a little at most
+            for file in await kept_files.oldest(tx, Choice(node_id=self._node_id, project_id=project_id), 1):
+                aged = _sooner(aged, file.ended_at + age - clock.wallclock())
+        return {"age": aged, "bytes": full}
 
     def _disk(self, space: Space) -> DiskForecast:
         wanted, rate = self._retention.wanted(space), self._retention.write_rate(space)
@@ -144,6 +163,10 @@ def _until(nbytes: int, rate: float) -> float | None:
     if nbytes <= 0:
         return 0.0
     return nbytes / rate if rate > 0 else None
+
+
+def _sooner(one: float | None, other: float | None) -> float | None:
+    return min((seconds for seconds in (one, other) if seconds is not None), default=None)
 
 
 def _soonest(ends: Mapping[str, float | None]) -> tuple[str, float | None]:

@@ -216,9 +216,12 @@ class Publishing:
 
 
 def within(grant: PublishGrant, stream: LiveStream) -> PublishGrant:
-    """What the policy of a live stream leaves of it."""
+    """What the policy of a live stream leaves of it. People know it by the name in its metadata: its room is 32 digits."""
+    name = stream.metadata.get("name", "")[:200]
     return replace(
         grant,
+        name=grant.name or name,
+        title=name,
         hold=stream.reconnect_window,
         max_duration=stream.max_duration,
         max_height=int(stream.max_resolution.removesuffix("p")),

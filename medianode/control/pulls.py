@@ -183,6 +183,7 @@ class Pulls:
             await self._load(now)
         for ingress_id in tuple(self._orders):
             if not self._wanted(ingress_id, now):
+                self._log_close(ingress_id)
                 await self._close(ingress_id)
         for ingress_id, source in tuple(self._sources.items()):
             if self._wanted(ingress_id, now):
@@ -301,6 +302,12 @@ class Pulls:
         else:
             self._leases = {**self._leases, source.id: lease}
         return lease
+
+    def _log_close(self, ingress_id: str) -> None:
+        source, order = self._sources.get(ingress_id), self._orders[ingress_id]
+        idle = source is not None and source.disabled_at is None and options_of(source).on_demand and not self._elsewhere(ingress_id)
+        why = f"nobody has watched it for {self._settings.on_demand_idle:g} s" if idle else "it is not to be fetched here any more"
+        log.info("a source is closed: %s", why, extra={"fields": {"room": order.grant.room, "ingress": ingress_id}})
 
     async def _close(self, ingress_id: str) -> None:
         self._orders.pop(ingress_id, None)

@@ -107,7 +107,7 @@ class RecordingPlaces:
 
     def for_grant(self, grant: PublishGrant) -> Order:
         """Of who publishes by this grant. Raises NotEnabled (`recording-directory`)."""
-        return self._order(grant.project_id, grant.slug, grant.room, grant.identity, grant.ingress_id, "ingress", "", {})
+        return self._order(grant.project_id, grant.slug, grant.room, grant.identity, grant.ingress_id, "ingress", grant.title, {})
 
     def for_room(self, project_id: str, slug: str, room: str) -> Order:
         """Of the room's programme. Raises NotEnabled (`recording-directory`)."""

@@ -45,6 +45,21 @@ class Running(Protocol):
     def ending(self) -> bool: ...
 
 
+class OpenFile(Protocol):
+    """What of it is on the disk. `started_at`: wallclock."""
+
+    @property
+    def sequence(self) -> int: ...
+    @property
+    def started_at(self) -> float: ...
+
+    @property
+    def duration(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+
 class Recorder(Protocol):
     """`egress.recorder.service.Recorder`."""
 
@@ -54,6 +69,8 @@ class Recorder(Protocol):
     def start(self, order: Order, preroll: float = 0.0) -> object: ...
 
     async def stop(self, recording_id: str) -> object: ...
+
+    def live(self, recording_id: str) -> OpenFile | None: ...
 
     def begins(self, grant: PublishGrant) -> bool: ...
 
@@ -91,6 +108,16 @@ class Wanted:
     max_duration: float = 0.0
     preroll: float = 0.0
     pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What there is of a recording: without what retention has taken, with the file that is open. Microseconds, bytes; `since`: wallclock
+    of the first of it, None where there is nothing."""
+
+    duration: int
+    nbytes: int
+    since: float | None
 
 
 class Recordings:
@@ -218,9 +245,37 @@ class Recordings:
             return await table.page(tx, project_id, **which, limit=limit, offset=offset)
 
     async def files(self, recording_id: str) -> Sequence[RecordingFile]:
-        """In order, without their index."""
+        """In order, without their index; of the open one what is on the disk."""
         async with self._db.read() as tx:
-            return await recording_files.of_recording(tx, recording_id, parts=False)
+            found = await recording_files.of_recording(tx, recording_id, parts=False)
+        live = None if self.recorder is None else self.recorder.live(recording_id)
+        if live is None:
+            return found
+        return [replace(f, duration=live.duration, nbytes=live.nbytes) if _is_open(f, live) else f for f in found]
+
+    async def extents(self, found: Sequence[Recording]) -> Mapping[str, Extent]:
+        """By id. Of a clip: what it was made as, for its files may reach beyond it."""
+        async with self._db.read() as tx:
+            rows = await recording_files.left(tx, [recording.id for recording in found if recording.reason != "clip"])
+        extents: dict[str, Extent] = {}
+        for recording in found:
+            row = rows.get(recording.id)
+            live = self.recorder.live(recording.id) if self.recorder is not None and recording.state == "recording" else None
+            if row is None and live is None:
+                gone = recording.reason != "clip" and not recording.nbytes
+                extents[recording.id] = Extent(recording.duration, recording.nbytes, None if gone else recording.started_at)
+                continue
+            duration, nbytes, since = (row.duration, row.nbytes, row.since) if row is not None else (0, 0, None)
+            if live is not None:
+                duration, nbytes = duration + live.duration, nbytes + live.nbytes
+                since = live.started_at if since is None else since
+            extents[recording.id] = Extent(duration, nbytes, since)
+        return extents
+
+    async def whole(self, found: Sequence[Recording]) -> Sequence[Recording]:
+        """With the length and bytes of what there is, as vendors' documents have it."""
+        extents = await self.extents(found)
+        return [replace(r, duration=extents[r.id].duration, nbytes=extents[r.id].nbytes) for r in found]
 
     async def first_file(self, recording_id: str) -> RecordingFile | None:
         async with self._db.read() as tx:
@@ -383,6 +438,10 @@ class Recordings:
     def _room_changed(self, project_id: str, room: str, options: Options) -> None:
         self._rooms.add((project_id, room))
         self._wake.set()
+
+
+def _is_open(file: RecordingFile, live: OpenFile) -> bool:
+    return file.state == "open" and file.sequence == live.sequence
 
 
 async def _nothing(recording: Recording, keep_remote: bool) -> None:

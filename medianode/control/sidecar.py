@@ -41,7 +41,8 @@ def write(recording: Recording, files: Sequence[RecordingFile]) -> None:
     plain = {name: getattr(recording, name) for name in Recording.__dataclass_fields__ if name not in _OF_PLACE}
     told = {"version": VERSION, "recording": plain, "files": [_plain(file) for file in files if file.remote_key]}
     beside = directory / f"{NAME}.new"
-    with beside.open("wb") as file:
+    made = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)  # as the files beside it
+    with os.fdopen(made, "wb") as file:
         file.write(msgspec.json.encode(told))
         file.flush()
         os.fsync(file.fileno())

@@ -65,6 +65,7 @@ class Room:
         self._on_idle = on_idle
         self._sinks: list[Sink] = []
         self._attended = False
+        self._moving = False
         self._holds: dict[str, tuple[asyncio.TimerHandle, PublicationLost]] = {}
         self._slates = slates or Slates()
         self._slate: Slate | None = None
@@ -131,7 +132,11 @@ class Room:
             silent = clock.now() - old.last_packet_at
             if grant.takeover is Takeover.REJECT and silent < TAKEOVER_SILENCE:
                 raise Conflict(f"{grant.identity!r} publishes here already, last packet {silent:.1f} s ago", code="already-publishing")
-            self._finish(old, "takeover")
+            self._moving = True
+            try:
+                self._finish(old, "takeover")
+            finally:
+                self._moving = False
             old.kick(PeerGone("another encoder with the same key took over", code="takeover"))
             if old.grant.ingress_id != grant.ingress_id:
                 # two ingresses may share an identity: the one put out learns of it
@@ -159,19 +164,23 @@ class Room:
         """The door's session is over. Players are held for `grant.hold` seconds unless `final` (the ingress was deleted). Idempotent."""
         if publication.ended:
             return
-        self._finish(publication, cause)
-        grant = publication.grant
-        lost = _lost(grant, cause, message, failed=failed)
-        self._bus.publish(lost)
-        hold = grant.hold if not final and (publication.active or publication.resumes) else 0.0
-        session = self._sessions.get(grant.identity)
-        if grant.max_duration and session is not None and session.since is not None:
-            hold = min(hold, session.since + grant.max_duration - clock.now())
-        if hold > 0:
-            timer = asyncio.get_running_loop().call_later(hold, self._hold_expired, grant.identity)
-            self._holds[grant.identity] = (timer, lost)
-        else:
-            self._ended(lost)
+        self._moving = True
+        try:
+            self._finish(publication, cause)
+            grant = publication.grant
+            lost = _lost(grant, cause, message, failed=failed)
+            self._bus.publish(lost)
+            hold = grant.hold if not final and (publication.active or publication.resumes) else 0.0
+            session = self._sessions.get(grant.identity)
+            if grant.max_duration and session is not None and session.since is not None:
+                hold = min(hold, session.since + grant.max_duration - clock.now())
+            if hold > 0:
+                timer = asyncio.get_running_loop().call_later(hold, self._hold_expired, grant.identity)
+                self._holds[grant.identity] = (timer, lost)
+            else:
+                self._ended(lost)
+        finally:
+            self._moving = False
         self._switch()
         self._settle()
 
@@ -385,7 +394,7 @@ class Room:
 
     def _settle(self) -> None:
         """Off air once nobody publishes and nobody is expected back; forgotten once nobody reads either."""
-        if self.publications or self._holds:
+        if self._moving or self.publications or self._holds:  # moving: one has ended, and its hold has yet to begin
             return
         attended, self._attended = self._attended, False
         if self._fallback is not None and self._fallback.always and self._fallback.slate:

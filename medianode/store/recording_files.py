@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, RowMapping, delete, func, insert, null, select, update
+from sqlalchemy import ColumnElement, RowMapping, case, delete, func, insert, null, or_, select, update
 
 from medianode.store import schema
 from medianode.store.database import Transaction, storable
@@ -174,6 +174,33 @@ async def counts(tx: Transaction, recording_ids: Collection[str]) -> Mapping[str
         select(c.recording_id, func.count().label("files"), func.sum(c.nbytes).label("nbytes")).where(*where).group_by(c.recording_id)
     )
     return {row["recording_id"]: (int(row["files"]), int(row["nbytes"] or 0)) for row in await tx.all(statement)}
+
+
+class Left(NamedTuple):
+    """What there is to play of a recording, on the disk or in a bucket, without a file that is open. Microseconds, bytes; `since`:
+    wallclock of the first sample, of the open file where there is no other."""
+
+    duration: int
+    nbytes: int
+    since: float
+
+
+async def left(tx: Transaction, recording_ids: Collection[str]) -> Mapping[str, Left]:
+    """By recording; those without any file are not in it."""
+    c = _table.c
+    closed = case((c.state == "open", 0), else_=1)
+    statement = (
+        select(
+            c.recording_id,
+            func.sum(c.duration * closed).label("duration"),
+            func.sum(c.nbytes * closed).label("nbytes"),
+            func.min(c.started_at).label("since"),
+        )
+        .where(c.recording_id.in_(list(recording_ids)), or_(c.state != "gone", c.uploaded_at.is_not(None)))
+        .group_by(c.recording_id)
+    )
+    rows = await tx.all(statement)
+    return {row["recording_id"]: Left(int(row["duration"] or 0), int(row["nbytes"] or 0), float(row["since"])) for row in rows}
 
 
 class Edge(NamedTuple):

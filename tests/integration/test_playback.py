@@ -20,7 +20,7 @@ from medianode.errors import NotFound
 from medianode.events import ViewingChanged
 from medianode.store.projects import Project
 
-ID, LATER, SECRET = (f"rec_{letter * 20}" for letter in "abc")
+ID, LATER, SECRET, CLIP, SECRET_CLIP = (f"rec_{letter * 20}" for letter in "abcde")
 ASSET = "0f0c8b52-1f63-4d2b-9c61-2f4f6f0f7f10"
 
 
@@ -64,6 +64,9 @@ async def archive(data_dir: Path, take: Take) -> AsyncIterator[Archive]:
         named: dict[str, Any] = {"playback_id": ASSET, "access_policy": "private", "room": "live-hidden"}
         secret = footage.new_recording(project, root, SECRET, **named)
         await footage.store(database, secret, footage.write(take, secret))
+        for clip, policy in ((CLIP, "public"), (SECRET_CLIP, "private")):
+            cut = footage.new_recording(project, root, clip, reason="clip", access_policy=policy)
+            await footage.store(database, cut, footage.write(take, cut))
         yield Archive(node, http, made)
 
 
@@ -175,14 +178,18 @@ async def of_the_room(here: Archive) -> None:
     assert (await here.get("/vod/live/rooms/studio/main.m3u8"))[0] == 400
     told = await here.http.get("/vod/live/rooms/studio/recordings.json", params={"from": since, "to": clock.iso(STARTED + 200)})
     body = await told.json()
-    assert [each["id"] for each in body["recordings"]] == [ID, LATER]
+    assert [each["id"] for each in body["recordings"]] == [ID, LATER]  # the clips are of before
     assert [(each["recording"], each["from"]) for each in body["ranges"]] == [
         (ID, clock.iso(STARTED + 64)),
         (LATER, clock.iso(STARTED + 120)),
     ]
+    whole = f"/vod/live/rooms/studio/recordings.json?from={clock.iso(STARTED)}"
+    body = await (await here.http.get(whole)).json()
+    assert [each["id"] for each in body["recordings"]] == [ID, LATER, CLIP], "clips that anybody may see are listed"
+    assert {each["recording"] for each in body["ranges"]} == {ID, LATER}, "and are no part of the past that they are copies of"
     assert (await here.get("/vod/live/recordings.json"))[0] == 401
     listed = await here.http.get(f"/vod/live/recordings.json?from={clock.iso(STARTED)}", headers=here.node.admin)
-    assert [each["id"] for each in (await listed.json())["recordings"]] == [LATER, SECRET, ID]
+    assert {each["id"] for each in (await listed.json())["recordings"]} == {LATER, SECRET, ID, CLIP, SECRET_CLIP}
 
 
 async def of_asset(here: Archive) -> None:

@@ -36,6 +36,7 @@ async def test_a_growing_recording_from_its_beginning_cut_and_found_again(tmp_pa
             await moves(page)
             assert await page.evaluate(f"{VIDEO}.currentTime") < 4, "it plays from its beginning"
             assert await page.inner_text("#state") == "being recorded"
+            assert await page.get_attribute("#watch:visible", "href") == f"{node.http}/play/live/live-studio"
             # it grows under the player: forward to the newest, and back to the beginning
             await becomes(page, f"{VIDEO}.seekable.end(0) > 7")
             await page.click("#live")

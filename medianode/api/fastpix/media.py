@@ -131,7 +131,8 @@ class Media:
         return await self._page(call, call.path("stream"))
 
     async def get(self, call: Call[Principal, Empty, Empty]) -> Data[MediaObject]:
-        return Data(True, await self._object(call, await self._find(call)))
+        (found,) = await self._recordings.whole([await self._find(call)])
+        return Data(True, await self._object(call, found))
 
     async def change(self, call: Call[Principal, ChangeMedia, Empty]) -> Data[MediaObject]:
         found, body = await self._find(call), call.body
@@ -139,6 +140,7 @@ class Media:
         changed = {name: value for name, value in given.items() if value is not UNSET}
         if changed:
             found = await self._recordings.change(found.project_id, found.id, **changed)
+        (found,) = await self._recordings.whole([found])
         return Data(True, await self._object(call, found))
 
     async def delete(self, call: Call[Principal, Empty, Empty]) -> Success:
@@ -157,7 +159,7 @@ class Media:
         first = (wanted.offset - 1) * wanted.limit
         newest = wanted.order_by == "desc"
         found, total = await self._assets.list(project.id, ingress_id=stream, newest_first=newest, limit=wanted.limit, offset=first)
-        objects = [await self._object(call, recording) for recording in found]
+        objects = [await self._object(call, recording) for recording in await self._recordings.whole(found)]
         return Listed(True, objects, Pagination(total, wanted.offset, -(-total // wanted.limit)))
 
     async def _find(self, call: Call[Principal, Any, Any]) -> Recording:

@@ -158,11 +158,13 @@ class Vods:
         room = room_name(project.slug, wanted.room) if wanted.room else None
         state = STATES[wanted.status] if wanted.status is not None else None
         found, total = await self._recordings.list(project.id, room=room, state=state, limit=wanted.limit, offset=wanted.offset)
-        return Page([vod(recording, project.slug, urls) for recording in found], total, wanted.limit, wanted.offset)
+        whole = await self._recordings.whole(found)
+        return Page([vod(recording, project.slug, urls) for recording in whole], total, wanted.limit, wanted.offset)
 
     async def get_vod(self, call: Call[Principal, Empty, Empty]) -> Data[Vod]:
         project = await self._projects.get(call.path("app"))
-        return Data(vod(await self._recordings.get(project.id, call.path("id")), project.slug, self._desk.urls(call)))
+        (found,) = await self._recordings.whole([await self._recordings.get(project.id, call.path("id"))])
+        return Data(vod(found, project.slug, self._desk.urls(call)))
 
     async def delete_vod(self, call: Call[Principal, Empty, Empty]) -> Data[VodDeleted]:
         project = await self._projects.get(call.path("app"))

@@ -32,6 +32,11 @@ class LiveFile:
     def nbytes(self) -> int:
         return self.parts[-1].offset + self.parts[-1].size if self.parts else len(self.init)
 
+    @property
+    def duration(self) -> int:
+        """Microseconds."""
+        return max((part.start + part.duration for part in self.parts), default=self.start) - self.start
+
 
 class RecordedFile:
     """`size`: with what is still on its way to the disk. `parts`: those on the disk."""

@@ -28,18 +28,22 @@ function address(id, at = null) {
 }
 
 /** A live stream's room is 32 digits, by which nobody knows it. */
-const name = ({ room, labels }) => (/(^|-)[0-9a-f]{32}$/.test(room) && labels?.name ? labels.name : room);
+const name = ({ room, title, labels }) => (/(^|-)[0-9a-f]{32}$/.test(room) && (title || labels?.name)) || room;
 
 /** Ranges of the day, by room; clips are copies of what is there. */
 function byRoom(told) {
   const recordings = new Map(told.recordings.map((each) => [each.id, each]));
   const now = Date.parse(told.now);
   const ranges = told.ranges ?? told.recordings.filter(({ reason }) => reason !== 'clip').map((r) => ({ recording: r.id, from: r.startedAt, to: r.endedAt ?? told.now, here: true }));
+  const names = new Map();
   const rooms = new Map();
   for (const range of ranges) {
     const recording = recordings.get(range.recording);
     if (!recording) continue;
-    const of = recording.identity ? `${name(recording)} · ${recording.identity}` : name(recording);
+    const whose = `${recording.room}/${recording.identity ?? ''}`;
+    const also = recording.identity && !recording.room.endsWith(`-${recording.identity}`) ? ` · ${recording.identity}` : '';
+    if (!names.has(whose)) names.set(whose, name(recording) + also);
+    const of = names.get(whose);
     if (!rooms.has(of)) rooms.set(of, []);
     rooms.get(of).push({ recording, here: range.here, from: Date.parse(range.from), to: Math.min(Date.parse(range.to), now) });
   }

@@ -177,7 +177,7 @@ class Card {
     this.name(session);
     this.count.textContent = `${n} watching`;
     this.facts.textContent = [codecs({ videoCodec: video?.codec, audioCodec: audio?.codec }), size, bitrate(rate)].filter(Boolean).join(' · ');
-    this.source.textContent = session ? `${session.door.toUpperCase()} from ${session.name || session.identity}, ${duration(session.uptime)}` : '';
+    this.source.textContent = session ? `${session.door.toUpperCase()} from ${session.name || session.identity}, ${duration(session.uptime)}` : slate ? 'Waiting for the encoder' : '';
     this.hints.textContent = session?.hints?.[0] ?? '';
     const shown = slate ? 'slate' : 'other';
     if (shown !== this.shows) this.posterAt = -POSTER_AGE;

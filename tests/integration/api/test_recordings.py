@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -110,6 +111,42 @@ async def test_what_is_refused(house: Any, key: str, method: str, path: str, bod
     refused = await house.ask(method, path, body)
     assert (refused.status, refused.headers["X-Error-Code"]) == (status, code), refused.body
     assert house.tape.events == []
+
+
+async def test_length_and_bytes_are_of_what_there_is(house: Any, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = (await house.ask("POST", SOME, {"room": "demo"})).data["id"]
+    await house.ledger.write()
+    async with house.db.write() as tx:
+        found = await recordings.find(tx, made)
+        assert found is not None
+        for sequence, state in ((1, "gone"), (2, "closed"), (3, "open")):
+            start, closed = (sequence - 1) * 10_000_000, state != "open"
+            about = {
+                "recording_id": made,
+                "project_id": found.project_id,
+                "sequence": sequence,
+                "name": f"{sequence:06}.mp4",
+                "state": state,
+            }
+            size = {"duration": 10_000_000 if closed else 0, "nbytes": 1000 if closed else 100, "init_bytes": 100}
+            file = RecordingFile(**about, **size, started_at=found.started_at + 10 * (sequence - 1), start=start)
+            await recording_files.put(tx, file)
+        await recordings.change(tx, made, duration=20_000_000, nbytes=2000)
+    opened = SimpleNamespace(sequence=3, started_at=found.started_at + 20, duration=4_500_000, nbytes=450)
+    monkeypatch.setattr(house.tape, "live", lambda ident: opened if ident == made else None)
+    told = (await house.ask("GET", f"{SOME}/{made}")).data
+    assert (told["duration"], told["bytes"], told["startedAt"]) == (14.5, 1450, clock.iso(found.started_at))
+    assert told["availableFrom"] == clock.iso(found.started_at + 10)
+    assert [(f["state"], f["duration"], f["bytes"]) for f in told["files"]] == [
+        ("gone", 10.0, 1000),
+        ("closed", 10.0, 1000),
+        ("open", 4.5, 450),
+    ]
+    (listed,) = (await house.ask("GET", SOME)).body["data"]
+    assert listed == {name: value for name, value in told.items() if name in listed}
+    assert (await house.ask("GET", f"{HUB}/vods/{made}")).data["size"] == 1450
+    (vod,) = (await house.ask("GET", f"{HUB}/vods")).body["data"]
+    assert (vod["duration"], vod["size"]) == (14.5, 1450)
 
 
 async def test_keys_that_only_view_look_and_change_nothing(house: Any, key: str) -> None:

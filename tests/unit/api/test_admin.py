@@ -23,7 +23,9 @@ def test_spans_are_read_in_their_units() -> None:
     assert said({"maxAge": "5218w"}) == {"maxAge": 5218 * 7 * 86_400.0}
 
 
-@pytest.mark.parametrize("text", ["", "d", "30", "-1d", "1.5h", "0s", "30 d", "30D", f"{LONGEST + 1}s", "9999999999999999999999999999w", "٣d"])
+@pytest.mark.parametrize(
+    "text", ["", "d", "30", "-1d", "1.5h", "0s", "30 d", "30D", f"{LONGEST + 1}s", "9999999999999999999999999999w", "٣d"]
+)
 def test_what_is_no_span_is_told_with_its_unit(text: str) -> None:
     with pytest.raises(InvalidRequest, match=r"recording\.maxAge: expected text such as '30d', '12h' or '90m'"):
         said({"maxAge": text})

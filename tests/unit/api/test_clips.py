@@ -9,9 +9,7 @@ from medianode.api.fields import build
 from medianode.errors import InvalidRequest
 from medianode.store.projects import Project
 
-GARAGE = Project(
-    id="p", slug="garage", name="", jwt_key_id="k", jwt_secret="s", viewing="public", open_publish=False, created_at=0.0
-)
+GARAGE = Project(id="p", slug="garage", name="", jwt_key_id="k", jwt_secret="s", viewing="public", open_publish=False, created_at=0.0)
 
 
 class Clips:

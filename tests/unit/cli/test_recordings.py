@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -44,6 +47,39 @@ def test_a_lost_index_is_rebuilt_listed_and_foreseen(
     assert main(["recordings", "list", "--project", "garage", "--room", "door"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[1].split() == [recording, "2023-11-14T22:13:20Z", "15.0", shown[1].split()[3], "finished", "garage-door"]
+    assert main(["recordings", "list", "--room", "garage-door"]) == 0
+    assert capsys.readouterr().out.splitlines() == shown
+    assert main(["recordings", "list", "--room", "door"]) != 0
+    assert "--room door: expected --project with it, or the room's full name" in capsys.readouterr().err
     assert main(["recordings", "forecast", "--project", "garage"]) == 0
-    forecast = msgspec.json.decode(capsys.readouterr().out)
+    told = capsys.readouterr()
+    forecast = msgspec.json.decode(told.out)
     assert (forecast["files"], forecast["next"][0]["name"], forecast["secondsLeft"]) == (2, "000001.mp4", None)
+    assert (forecast["writeRate"], forecast["disks"][0]["writeRate"]) == (None, None)
+    assert "GET /api/v1/projects/garage/recordings/forecast on " in told.err
+    asyncio.run(_keep(tmp_path, 100 * 366 * 86_400.0))
+    assert main(["recordings", "forecast"]) == 0
+    forecast = msgspec.json.decode(capsys.readouterr().out)
+    assert (forecast["maxAge"], forecast["cause"]) == (None, "age"), "a project's own counts for the node"
+    assert forecast["secondsLeft"] > 86_400
+
+
+async def _keep(data_dir: Path, seconds: float) -> None:
+    async with open_database("", data_dir, environ={}) as db:
+        await Projects(db, Bus()).change("garage", recording={"maxAge": seconds})
+
+
+def test_a_list_that_nobody_reads_to_its_end_is_no_failure(tmp_path: Path) -> None:
+    asyncio.run(_prepare(tmp_path))
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = (sys.executable, "-m", "medianode", "recordings", "list")
+    environment = {**os.environ, "MEDIANODE__DATA_DIR": str(tmp_path)}
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=environment, timeout=60, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+async def _prepare(data_dir: Path) -> None:
+    async with open_database("", data_dir, environ={}) as db:
+        await Projects(db, Bus()).create("garage")

@@ -82,9 +82,13 @@ async def test_the_policy_is_in_the_grant_and_changes_count_at_the_next_publish(
     assert (grant.hold, grant.max_duration, grant.max_height, grant.low_latency, grant.kinds) == (90, 600, 720, True, frozenset(Kind))
     changed = await streams.change(shop.id, made.ingress.id, reconnect_window=0.0, audio_only=True, metadata={"a": "b"})
     assert (changed.stream.reconnect_window, changed.stream.metadata, changed.stream.max_resolution) == (0.0, {"a": "b"}, "720p")
+    assert grant.name == grant.title == ""
     grant = await house.gate.publish(Door.RTMP, "shop", made.ingress.stream_key)
     assert (grant.hold, grant.kinds) == (0.0, frozenset({Kind.AUDIO}))
     assert await told(house) == ["ingress.created", "ingress.updated"]
+    await streams.change(shop.id, made.ingress.id, metadata={"name": "x" * 255})
+    grant = await house.gate.publish(Door.RTMP, "shop", made.ingress.stream_key)
+    assert grant.name == grant.title == "x" * 200, "as long as a recording's title may be"
 
 
 async def test_another_projects_and_what_is_no_live_stream_are_not_found(house: Any, shop: Any, streams: LiveStreams) -> None:

@@ -17,6 +17,7 @@ from medianode.control.sources import PullChange, PullOptions, Sources, masked_s
 from medianode.errors import InvalidRequest
 from medianode.ingress.pull.order import PullOrder, PullState
 from medianode.outbound import Outbound
+from medianode.routing.demand import Outlook
 from medianode.routing.registry import Registry
 from medianode.store import nodes, outbox
 from medianode.store.ingresses import Ingress
@@ -111,7 +112,10 @@ async def test_a_source_is_fetched_until_it_is_disabled_and_again_when_it_is_cha
     assert not desk.fetching.orders
 
 
-async def test_one_on_demand_is_opened_by_who_asks_and_closed_some_seconds_after(house: Any, desk: Desk, monkeypatch: Any) -> None:
+async def test_one_on_demand_is_opened_by_who_asks_and_closed_some_seconds_after(
+    house: Any, desk: Desk, monkeypatch: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "medianode.control.pulls")
     monkeypatch.setattr(clock, "now", lambda: desk.at)
     made = await source(house, onDemand=True)
     await desk.look()
@@ -129,6 +133,29 @@ async def test_one_on_demand_is_opened_by_who_asks_and_closed_some_seconds_after
     assert desk.fetching.orders
     await desk.look(2.0)
     assert not desk.fetching.orders
+    assert caplog.messages == ["a source is closed: nobody has watched it for 10 s"]
+
+
+async def test_viewers_are_told_what_they_may_hope_for_which_opens_nothing(house: Any, desk: Desk, monkeypatch: Any) -> None:
+    monkeypatch.setattr(clock, "now", lambda: desk.at)
+    made = await source(house, onDemand=True)
+    where = (made.project_id, made.room)
+    await desk.look()
+    assert desk.pulls.outlook(made.project_id, "live-elsewhere") == Outlook()
+    assert desk.pulls.outlook(*where) == Outlook("idle", on_demand=True)
+    await desk.look(0.1)
+    assert not desk.fetching.orders
+    desk.pulls.demand(*where)
+    assert desk.pulls.outlook(*where).state == "opening", "before its turn has come, too"
+    await desk.look(0.1)
+    for state, code, told in (("waiting", "refused", "failing"), ("opening", "refused", "failing"), ("running", "", "opening")):
+        desk.fetching.tell(made.id, state, code)
+        assert desk.pulls.outlook(*where) == Outlook(told, on_demand=True)  # type: ignore[arg-type] # of these words
+    await desk.look(60.0)
+    assert desk.pulls.outlook(*where).state == "idle"
+    await house.ingresses.set_disabled(made.project_id, made.id, True)
+    await desk.look(0.1)
+    assert desk.pulls.outlook(*where) == Outlook()
 
 
 async def test_an_outage_is_told_once_and_so_is_its_end(house: Any, desk: Desk) -> None:

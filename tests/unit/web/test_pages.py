@@ -10,6 +10,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
 from medianode.media.track import VIDEO_CLOCK_RATE, Codec, Track
+from medianode.routing.demand import Outlook
 from medianode.routing.publication import Publication
 from medianode.routing.registry import Registry
 from medianode.web.assets import Assets
@@ -84,6 +85,7 @@ async def test_the_page_of_a_private_room_opens_and_its_state_does_not(client: C
 async def test_state_off_air(client: Client) -> None:
     response = await client.get("/play/live/demo/state.json")
     body = await response.json()
+    assert (body["onDemand"], body["source"]) == (False, None)
     assert response.headers["Cache-Control"] == "no-store"
     assert response.headers["Access-Control-Allow-Origin"] == "*"
     assert body["now"] > 1_600_000_000_000
@@ -95,6 +97,28 @@ async def test_state_off_air(client: Client) -> None:
         "startedAt": None,
         "videoCodec": None,
     }
+
+
+async def test_a_source_on_demand_is_opened_by_who_would_watch_and_told_to_all(
+    client: Client, registry: Registry, publish: Callable[..., Publication]
+) -> None:
+    opened: list[tuple[str, str]] = []
+    registry.demand.open = lambda project_id, room: opened.append((project_id, room)) is None
+    registry.demand.look = lambda project_id, room: Outlook("opening" if opened else "idle", on_demand=True)
+
+    async def told(path: str = "/play/live/demo/state.json?want=1") -> tuple[bool, str]:
+        body = await (await client.get(path)).json()
+        return body["onDemand"], body["source"]
+
+    assert await told("/play/live/demo/state.json") == (True, "idle")
+    for method, path in (("HEAD", "/play/live/demo"), ("GET", "/play/shut/demo"), ("GET", "/play/none/demo")):
+        await client.request(method, f"{path}/state.json?want=1")
+    assert opened == [], "whoever may not view, and who asks for the head alone, opens nothing"
+    assert await told() == (True, "opening")
+    assert opened == [("p1", "live-demo")]
+    publish(VIDEO)
+    await told()
+    assert len(opened) == 1, "it has a programme"
 
 
 async def test_state_on_air_held_and_gone(client: Client, registry: Registry, publish: Callable[..., Publication]) -> None:

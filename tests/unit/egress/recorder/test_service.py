@@ -24,10 +24,11 @@ from medianode.egress.recorder.recover import Recovered, recover
 from medianode.egress.recorder.service import Recorder
 from medianode.errors import Conflict, LimitExceeded, NotFound, StorageError
 from medianode.events import Bus, RecordingEnded, RecordingEvent, RecordingStarted
-from medianode.media.packet import Packet
+from medianode.media.packet import Gap, Packet
 from medianode.media.track import Codec, Track
 from medianode.routing.fallback import Fallback, Loop, Strand
 from medianode.routing.registry import Registry
+from medianode.routing.room import Room
 from medianode.tasks import background
 from medianode.transcode.renditions import Renditions
 
@@ -144,6 +145,26 @@ async def test_a_room_is_recorded_whoever_its_programme_is(tmp_path: Path) -> No
         assert second.gap == "takeover"
 
 
+class Reader:
+    """Goes in the first gap."""
+
+    def __init__(self, room: Room) -> None:
+        self.room, self.left = room, False
+
+    def on_tracks(self, tracks: tuple[Track, ...]) -> None:
+        """Known."""
+
+    def on_packet(self, packet: Packet) -> None:
+        """Not looked at."""
+
+    def on_gap(self, gap: Gap) -> None:
+        self.left = True
+        self.room.detach(self)
+
+    def on_end(self, cause: str) -> None:
+        """Never."""
+
+
 async def test_with_a_slate_that_is_always_shown_each_session_is_a_recording(tmp_path: Path) -> None:
     class Loops:
         def find(self, project_id: str, room: str, slate: str, like: tuple[Track, ...], ready: object) -> Loop:
@@ -166,7 +187,12 @@ async def test_with_a_slate_that_is_always_shown_each_session_is_a_recording(tmp
         other.play(1).end(final=True)
         assert s.running == ["room"], "one is held"
         again = Encoder(s, identity="one").play(2, at=4.0)
-        again.end(final=True)
+        reader = Reader(room)
+        room.attach(reader)
+        again.end()
+        assert reader.left
+        assert s.running == ["room"], "a reader that goes in the middle of it does not end the hold"
+        room.release("one")
         assert not s.running
         assert room.slated
         await s.over()
