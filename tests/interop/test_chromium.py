@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from playwright.async_api import Page, async_playwright
 from websockets.asyncio.client import connect
 
-pytestmark = [pytest.mark.interop, pytest.mark.alone]
+pytestmark = pytest.mark.interop
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
@@ -74,6 +74,7 @@ def pushing(node: Node) -> list[str]:
     return [*moving_picture(120, size="640x360"), *H264_AAC, "-f", "flv", f"{node.rtmp}/live/{node.key}"]
 
 
+@pytest.mark.alone
 async def test_a_minute_of_low_latency_hls_without_a_stall(tmp_path: Path, page: Page) -> None:
     async with running(tmp_path) as node, ffmpeg_process(*pushing(node)):
         await page.goto(f"{node.http}/play/live/studio?mode=hls")

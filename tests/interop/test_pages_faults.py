@@ -32,7 +32,7 @@ from medianode.routing.registry import Registry
 from medianode.routing.room import Room
 from medianode.web.pages import Pages
 
-pytestmark = [pytest.mark.interop, pytest.mark.alone]
+pytestmark = pytest.mark.interop
 
 KEY = "whip_key"
 VIDEO = Track(0, Codec.H264, VIDEO_CLOCK_RATE, width=640, height=360, frame_rate=30.0)

@@ -29,7 +29,7 @@ from medianode.transcode.source import open_source
 from medianode.web.assets import HLS_SCRIPT, STATIC
 from medianode.web.pages import Pages
 
-pytestmark = [pytest.mark.interop, pytest.mark.alone]
+pytestmark = pytest.mark.interop
 
 FLAGS = [
     "--no-sandbox",

@@ -34,7 +34,7 @@ from medianode.routing.room import Room
 from medianode.web.assets import HLS_SCRIPT, STATIC
 from medianode.web.pages import Pages
 
-pytestmark = [pytest.mark.interop, pytest.mark.alone]
+pytestmark = pytest.mark.interop
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 KEY = "sk_operator"

@@ -12,7 +12,7 @@ from harness.camera import camera, h264
 from harness.pages import PATIENCE, becomes, moves, shoot, state
 from playwright.async_api import Browser, Page
 
-pytestmark = [pytest.mark.interop, pytest.mark.alone]
+pytestmark = pytest.mark.interop
 LAN = {"allow": ["127.0.0.0/8"]}
 HIDE = """hidden => {
   Object.defineProperty(document, 'hidden', { configurable: true, get: () => hidden });

@@ -12,7 +12,7 @@ from harness import H264_AAC, ffmpeg_process, moving_picture, running, until
 from harness.pages import PATIENCE, becomes, moves, shoot
 from playwright.async_api import Browser
 
-pytestmark = [pytest.mark.interop, pytest.mark.alone]
+pytestmark = pytest.mark.interop
 
 VIDEO = "document.querySelector('video')"
 

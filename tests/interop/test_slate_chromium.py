@@ -11,7 +11,7 @@ from harness import H264_AAC, ffmpeg_process, moving_picture, running, until
 from harness.chromium import Lab
 from playwright.async_api import Browser
 
-pytestmark = [pytest.mark.interop, pytest.mark.alone]
+pytestmark = pytest.mark.interop
 SHOTS = os.environ.get("SLATE_SHOTS", "")
 """A directory for screenshots."""
 PIXEL = """() => {

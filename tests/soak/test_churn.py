@@ -1,4 +1,4 @@
-"""Churn: publishers and viewers of all kinds come, go and break for SOAK_SECONDS (default 60); then the node is as it was before."""
+"""Churn: publishers and viewers of all kinds come, go and break for SOAK_SECONDS (default 30); then the node is as it was before."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from medianode.errors import MedianodeError
 from medianode.store.database import POOL_SIZE
 from medianode.transcode.snapshot import THREADS as SNAPSHOT_THREADS
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
+SECONDS = float(os.environ.get("SOAK_SECONDS", "30"))
 WARM_UP = max(20.0, min(60.0, SECONDS / 4))
 ACTORS = 20
 RSS_BUDGET = 20 << 20
