@@ -32,6 +32,8 @@ from medianode.store.database import POOL_SIZE
 from medianode.transcode.snapshot import THREADS as SNAPSHOT_THREADS
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "30"))
+AT_WORK = 3
+"""Tasks of the node's own that come and go."""
 WARM_UP = max(20.0, min(60.0, SECONDS / 4))
 ACTORS = 20
 RSS_BUDGET = 20 << 20
@@ -444,7 +446,8 @@ async def test_what_comes_and_goes_leaves_nothing_behind(tmp_path: Path, capsys:
             say("churn: rss with glibc's free lists " + ", ".join(f"{when} {m[SIZES[3]] / 1e6:.1f} MB" for when, m in untrimmed.items()))
 
         assert after["medianode_open_descriptors"] <= before["medianode_open_descriptors"]
-        assert after["medianode_tasks"] <= before["medianode_tasks"]  # housekeeping may have been at it before
+        # hundreds came and went: one that is left each time shows, and what housekeeping does at the moment does not
+        assert after["medianode_tasks"] <= before["medianode_tasks"] + AT_WORK
         assert after["medianode_threads"] <= before["medianode_threads"] + LAZY_THREADS
         assert after["medianode_resident_bytes"] <= before["medianode_resident_bytes"] + RSS_BUDGET
         assert after[HEAP] <= before[HEAP] + HEAP_BUDGET
