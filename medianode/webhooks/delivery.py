@@ -11,6 +11,7 @@ import logging
 import random
 import secrets
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from medianode import clock, telemetry
@@ -146,7 +147,8 @@ class Delivery:
         turn = _Turn(idle=[lane for lane in self._lanes() if not lane.running])
         until = self._time.mono() + self._lease
         renewing = self._time.mono() >= self._renew_at
-        try:
+        with ExitStack() as unless_done:
+            unless_done.callback(self._put_back, outcomes)
             async with self._db.write() as tx:
                 await self._look_at_clock(tx)
                 await lanes.settle(tx, outcomes, clock.wallclock())
@@ -161,11 +163,13 @@ class Delivery:
                     if lane.running and lane.thirsty and self._may_go_on(turn, lane):
                         turn.given.append((lane, *await self._read(tx, lane, lane.behind)))
                 await self._claim(tx, turn, until)
-        except BaseException:
-            self._outcomes[:0] = outcomes
-            raise
+            unless_done.pop_all()
         self._opened = True
         self._remember(turn, until, renewing)
+
+    def _put_back(self, outcomes: list[Outcome]) -> None:
+        """They are not written: before those that have come since."""
+        self._outcomes[:0] = outcomes
 
     async def _look_at_clock(self, tx: Transaction) -> None:
         jumped = self._time.follow(await lanes.begin(tx))

@@ -52,7 +52,7 @@ async def watch(publisher: Lab, viewer: Lab, seconds: float, codec: str) -> None
     assert (await publisher.stats())["state"] == "connected"
 
 
-@pytest.mark.parametrize(("codec", "seconds"), [("H264", 30), ("VP8", 8)])
+@pytest.mark.parametrize(("codec", "seconds"), [("H264", 60), ("VP8", 8)])
 async def test_one_tab_publishes_and_another_plays(tmp_path: Path, browser: Browser, codec: str, seconds: float) -> None:
     async with running(tmp_path) as node:
         publisher, viewer = await Lab.open(browser, node), await Lab.open(browser, node)

@@ -1,4 +1,4 @@
-"""Churn: publishers and viewers of all kinds come, go and break for SOAK_SECONDS (default 30); then the node is as it was before."""
+"""Churn: publishers and viewers of all kinds come, go and break for SOAK_SECONDS (default 60); then the node is as it was before."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ from medianode.errors import MedianodeError
 from medianode.store.database import POOL_SIZE
 from medianode.transcode.snapshot import THREADS as SNAPSHOT_THREADS
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "30"))
-AT_WORK = 3
-"""Tasks of the node's own that come and go."""
+SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
 WARM_UP = max(20.0, min(60.0, SECONDS / 4))
 ACTORS = 20
 RSS_BUDGET = 20 << 20
@@ -445,9 +443,9 @@ async def test_what_comes_and_goes_leaves_nothing_behind(tmp_path: Path, capsys:
             say(f"churn: packets of pictures by WebRTC {dict(churn.packets)}; peers by end {ends(after)}")
             say("churn: rss with glibc's free lists " + ", ".join(f"{when} {m[SIZES[3]] / 1e6:.1f} MB" for when, m in untrimmed.items()))
 
-        assert after["medianode_open_descriptors"] <= before["medianode_open_descriptors"]
-        # hundreds came and went: one that is left each time shows, and what housekeeping does at the moment does not
-        assert after["medianode_tasks"] <= before["medianode_tasks"] + AT_WORK
+        # those that had stood still for a while: in a single look housekeeping may be at work
+        for count in ("medianode_open_descriptors", "medianode_tasks"):
+            assert untrimmed["after"][count] == untrimmed["before"][count]
         assert after["medianode_threads"] <= before["medianode_threads"] + LAZY_THREADS
         assert after["medianode_resident_bytes"] <= before["medianode_resident_bytes"] + RSS_BUDGET
         assert after[HEAP] <= before[HEAP] + HEAP_BUDGET

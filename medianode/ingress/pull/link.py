@@ -129,12 +129,10 @@ class Link:
 async def connect(outbound: Outbound, host: str, port: int, *, tls: bool = False) -> Link:
     """Raises Forbidden (`private-address`), PeerError (`no-such-host`), OSError, ssl.SSLError. Waits as long as it takes: to be bounded."""
     place = await outbound.place(host, port)
-    link = Link(await dial(place), outbound.trust if tls else None, host)
-    try:
+    with contextlib.ExitStack() as unless_done:
+        link = unless_done.enter_context(Link(await dial(place), outbound.trust if tls else None, host))
         await link.handshake()
-    except BaseException:
-        link.__exit__(None, None, None)
-        raise
+        unless_done.pop_all()
     return link
 
 
@@ -144,17 +142,15 @@ async def dial(place: Place, share: float = 3.0) -> socket.socket:
     for i, address in enumerate(place.addresses, 1):
         sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
         try:
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            async with asyncio.timeout(share if i < len(place.addresses) else None):
-                await loop.sock_connect(sock, (address, place.port))
+            with contextlib.ExitStack() as unless_done:
+                unless_done.callback(sock.close)
+                sock.setblocking(False)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                async with asyncio.timeout(share if i < len(place.addresses) else None):
+                    await loop.sock_connect(sock, (address, place.port))
+                unless_done.pop_all()
+            return sock
         except (OSError, TimeoutError):
-            sock.close()
             if i == len(place.addresses):
                 raise
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
     raise OSError("no address")
