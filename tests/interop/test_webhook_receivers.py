@@ -179,3 +179,23 @@ async def test_one_altered_byte_and_one_repetition(language: str, tmp_path: Path
                 assert response.status == status
         await until(lambda: receiver.lines)
     assert receiver.lines == [["live.started", "6f1c1e0e"]], "a repetition is known by its id"
+
+
+@pytest.mark.parametrize("language", ["python", "node"])
+async def test_many_at_once(language: str, tmp_path: Path) -> None:
+    """Rooms do not wait for one another: their events come side by side, each is taken whole."""
+    secret, port, ids = signature.new_secret("baxcloud"), free_port(), [f"event-{n}" for n in range(200)]
+
+    async def deliver(session: aiohttp.ClientSession, url: str, event_id: str) -> int:
+        body = json.dumps({"event": "live.started", "eventId": event_id}).encode()
+        headers = signature.headers("baxcloud", "live.started", event_id, body, secret, {})
+        async with session.post(url, data=body, headers=headers) as response:
+            return response.status
+
+    async with (
+        receiving(language, tmp_path / FILES[language], "baxcloud", secret, port) as receiver,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=16)) as session,
+    ):
+        assert set(await asyncio.gather(*(deliver(session, receiver.url, event_id) for event_id in ids))) == {200}
+        await until(lambda: len(receiver.lines) >= len(ids))
+    assert sorted(receiver.lines) == sorted(["live.started", event_id] for event_id in ids)
