@@ -16,6 +16,11 @@ def wallclock() -> float:
     return time.time()
 
 
+def wallclock_of(at: float) -> float:
+    """Of a `now()` that is past, or to come: as the clocks stand to each other now."""
+    return wallclock() - now() + at
+
+
 def utc(seconds: float) -> datetime:
     """An aware UTC datetime of a `wallclock()` value."""
     return datetime.fromtimestamp(seconds, UTC)
@@ -38,3 +43,8 @@ def seconds(text: str) -> float:
 def cpu_seconds() -> float:
     """CPU seconds, user and system, of this process."""
     return time.process_time()
+
+
+def thread_seconds() -> float:
+    """CPU seconds, user and system, of the calling thread."""
+    return time.thread_time()

@@ -157,7 +157,7 @@ async def every(seconds: float) -> AsyncIterator[float]:
 def until_next(seconds: float, now: float) -> float:
     """How long until the next multiple of `seconds`; a timer that ran a little early does not run twice."""
     left = seconds - now % seconds
-    return left if left > EARLY else left + seconds
+    return left if left > min(EARLY, seconds / 2) else left + seconds
 
 
 def listen_tcp(host: str | None, port: int, backlog: int = 1024) -> list[socket.socket]:

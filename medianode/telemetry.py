@@ -132,3 +132,20 @@ def configure_logs(level: str, form: str, stream: TextIO | None = None) -> None:
 def session(log: logging.Logger, event: str, **fields: object) -> None:
     """One line of a session's life: opened, publishing, playing, closed."""
     log.info(event, extra={"fields": fields})
+
+
+class Sparingly:
+    """An event of which strangers make as many as they like: one line a second at most, and in it how many went untold before."""
+
+    def __init__(self, log: logging.Logger, event: str) -> None:
+        self._log, self._event = log, event
+        self._told_at = float("-inf")
+        self._untold = 0
+
+    def tell(self, **fields: object) -> None:
+        now = clock.now()
+        if now - self._told_at < 1.0:
+            self._untold += 1
+            return
+        session(self._log, self._event, **fields, untold=self._untold)
+        self._told_at, self._untold = now, 0

@@ -12,7 +12,7 @@ import pytest
 
 from medianode import tasks
 from medianode.errors import LimitExceeded, PeerError, PeerTimeout, StorageError
-from medianode.tasks import Gate, TaskSet, accept, background, guard, listen_tcp, readable, whole
+from medianode.tasks import Gate, TaskSet, accept, background, guard, listen_tcp, readable, until_next, whole
 
 
 @pytest.fixture
@@ -275,6 +275,13 @@ async def test_accept_survives_running_out_of_descriptors(
     assert caught.value.errno == errno.EBADF
     assert naps == [0.1] * len(passing)
     assert seen == ["192.0.2.1"]
+
+
+@pytest.mark.parametrize("seconds", [0.005, 0.015, 0.02, 0.05, 1.0])
+def test_a_grid_is_kept_however_fine_it_is(seconds: float) -> None:
+    """Also where a timer runs a little early or late."""
+    for off in (-0.001, 0.0, 0.001):
+        assert until_next(seconds, 100 * seconds + off) == pytest.approx(seconds - off)
 
 
 async def test_the_first_byte_is_seen_and_not_taken(pair: tuple[socket.socket, socket.socket]) -> None:

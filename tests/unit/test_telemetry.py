@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from medianode import telemetry
+from medianode import clock, telemetry
 
 
 @pytest.fixture
@@ -95,6 +95,19 @@ def test_a_json_line_is_json(logs: io.StringIO) -> None:
     first, second = (json.loads(line) for line in logs.getvalue().splitlines())
     assert first | {"time": ""} == {"time": "", "level": "info", "logger": "medianode.t", "message": "opened", "peer": "x\ny", "n": 1}
     assert "ValueError: v" in second["traceback"]
+
+
+def test_what_strangers_make_is_told_once_a_second_and_the_rest_counted(logs: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    telemetry.configure_logs("info", "text", logs)
+    refused = telemetry.Sparingly(logger(), "refused")
+    for now in (5.0, 5.5, 5.9, 6.0, 7.5):
+        monkeypatch.setattr(clock, "now", lambda now=now: now)
+        refused.tell(peer=now)
+    assert [line.partition("refused ")[2] for line in logs.getvalue().splitlines()] == [
+        "peer=5.000 untold=0",
+        "peer=6.000 untold=2",
+        "peer=7.500 untold=0",
+    ]
 
 
 def test_levels_and_handlers(logs: io.StringIO) -> None:
