@@ -6,7 +6,6 @@ import asyncio
 import logging
 import secrets
 from collections import OrderedDict
-from time import thread_time
 
 from medianode import clock, telemetry
 from medianode.auth import Door, Gatekeeper, PublishGrant
@@ -26,7 +25,7 @@ from medianode.errors import (
     Unauthorized,
 )
 from medianode.ingress.srt_cipher import AesCiphers
-from medianode.ingress.srt_session import DOOR, ENDS, SrtSession
+from medianode.ingress.srt_session import DOOR, ENDS, LOOK, SrtSession
 from medianode.protocols.srt.connection import Connection
 from medianode.protocols.srt.handshake import Reject, said
 from medianode.protocols.srt.keys import Keys, fits, parse_material
@@ -51,7 +50,6 @@ REMEMBER = 5.0
 SECOND_LOOK = 0.1
 UNFIT = "unfit-handshake"
 """What a caller offers is not spoken here: an old version, file mode, rendezvous, bonding, FEC."""
-LIFE_TICK = 0.5
 REST = 4.0
 """After passphrases that did not fit, as long as trying them took, so many times: who guesses has a fifth of the loop at most."""
 _REASONS: tuple[tuple[type[MedianodeError], Reject], ...] = (
@@ -88,8 +86,7 @@ class SrtDoor:
         self._callers: dict[Caller, SrtSession | None] = {}
         self._refused: OrderedDict[Caller, tuple[float, bytes]] = OrderedDict()
         self._inbox: list[tuple[bytes, bytes, bytes]] = []
-        self._told_at = -1.0
-        self._untold = 0
+        self._turned_away = telemetry.Sparingly(log, "turned away")
         self._bytes_in = BYTES.labels(DOOR, "in")
         self._bytes_out = BYTES.labels(DOOR, "out")
         self.sessions: dict[int, SrtSession] = {}
@@ -110,14 +107,11 @@ class SrtDoor:
                     finally:
                         loop.remove_reader(self._udp.sock.fileno())
                 guarded("srt", self._turn)
-                await self._rest()
-
-    async def _rest(self) -> None:
-        """What arrives meanwhile is read together: one wake-up per packet would cost more than all the work."""
-        await asyncio.sleep(self._config.srt.read_interval)
+                # what arrives meanwhile is read together: one wake-up per packet would cost more than all the work
+                await asyncio.sleep(self._config.srt.read_interval)
 
     async def _live(self) -> None:
-        async for now in every(LIFE_TICK):
+        async for now in every(LOOK):
             self._look(now)
 
     def _look(self, now: float) -> None:
@@ -182,7 +176,7 @@ class SrtDoor:
         if isinstance(got, Refusal):
             self.send(got.datagram, source)
             ENDS.labels(DOOR, UNFIT).value += 1
-            self._turned_away(plain(source.address)[0], PeerError(said(got.reason), code=UNFIT), got.reason)
+            self._tell(source, PeerError(said(got.reason), code=UNFIT), got.reason)
             return
         caller = (raw, got.caller)
         if caller in self._callers:
@@ -213,8 +207,8 @@ class SrtDoor:
             try:
                 grant, keys = await self._grant(request, host)
                 session = await self._open(request, source, host, grant, keys)
-            except (MedianodeError, TimeoutError, OSError) as e:
-                self._refuse(request, source, e if isinstance(e, MedianodeError) else StorageError(str(e)))
+            except MedianodeError as e:
+                self._refuse(request, source, e)
         finally:
             if session is None:
                 self._leave(caller, host)
@@ -243,11 +237,11 @@ class SrtDoor:
             nonlocal spent
             if not fits(secret):
                 return False
-            keys, began = Keys(secret, self._ciphers), thread_time()
+            keys, began = Keys(secret, self._ciphers), clock.thread_seconds()
             if keys.take(request.material):
                 opened.append(keys)
                 return True
-            spent += thread_time() - began
+            spent += clock.thread_seconds() - began
             return False
 
         # one at a time: of many at once none would have failed yet when the others are asked how often they did
@@ -297,17 +291,11 @@ class SrtDoor:
         if len(self._refused) > REMEMBERED:
             self._refused.popitem(last=False)
         ENDS.labels(DOOR, error.code).value += 1
-        self._turned_away(plain(source.address)[0], error, reason)
+        self._tell(source, error, reason)
 
-    def _turned_away(self, peer: str, error: MedianodeError, reason: Reject) -> None:
-        """One line a second at most; how many went untold stands in the next."""
-        now = clock.now()
-        if now - self._told_at < 1.0:
-            self._untold += 1
-            return
-        fields = {"peer": peer, "door": DOOR, "code": error.code, "reason": error.message, "srt": int(reason), "untold": self._untold}
-        log.info("turned away", extra={"fields": fields})
-        self._told_at, self._untold = now, 0
+    def _tell(self, source: Source, error: MedianodeError, reason: Reject) -> None:
+        peer = plain(source.address)[0]
+        self._turned_away.tell(peer=peer, door=DOOR, code=error.code, reason=error.message, srt=int(reason))
 
     def _leave(self, caller: Caller, host: str) -> None:
         self._callers.pop(caller, None)

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
 from medianode import clock
 from medianode.config import Config
 from medianode.errors import InvalidRequest, PeerGone
+from medianode.ingress.pull.rhythm import LONG, REST
 from medianode.ingress.pull.source import Intake
 from medianode.ingress.srt_cipher import AesCiphers
-from medianode.ingress.srt_session import PER_DATAGRAM
+from medianode.ingress.srt_session import pour
 from medianode.ingress.transport_stream import TransportStream
 from medianode.outbound import Outbound
 from medianode.protocols.srt.caller import Caller
-from medianode.protocols.srt.connection import Connection
 from medianode.protocols.srt.handshake import MAX_STREAM_ID
 from medianode.protocols.srt.keys import ENCRYPTION, MAX_PASSPHRASE, MIN_PASSPHRASE, fits
-from medianode.protocols.srt.receiver import Lost
 from medianode.tasks import every
 
 SLOT = 2048
-MAX_READS = 4096
-"""Datagrams of one turn."""
+MAX_READS = 1024
+"""Datagrams of one turn: half a gigabit a second."""
 RECEIVE_BUFFER = 4 << 20
 LEAST_MICROSECONDS = 10_000
 """FFmpeg writes `latency` in µs, all others in ms: nobody means ten seconds."""
@@ -127,7 +127,7 @@ class SrtCaller:
     async def _receive(self, sock: socket.socket, caller: Caller, intake: Intake, until: float) -> None:
         stream: TransportStream | None = None
         heard = 0
-        async for now in every(self._config.srt.read_interval):
+        async for now in _beats(self._config.srt.read_interval):
             if (greeting := caller.datagram(now)) is not None:
                 _send_all(sock, [greeting])
             ended = False
@@ -145,7 +145,8 @@ class SrtCaller:
                 continue
             if stream is None:
                 stream = TransportStream(intake.begin("srt"))
-            _forward(connection, stream, now)
+            connection.tick(now)
+            pour(connection, stream, now)
             _send_all(sock, connection.datagrams())
             if connection.nbytes > heard:
                 intake.heard(connection.nbytes - heard, now)
@@ -155,13 +156,13 @@ class SrtCaller:
                 raise PeerGone("SRT: the source ended the connection", code="source-ended")
 
 
-def _forward(connection: Connection, stream: TransportStream, now: float) -> None:
-    connection.tick(now)
-    for piece in connection.media():
-        if isinstance(piece, Lost):
-            stream.lost(piece.packets * PER_DATAGRAM, now)
-        else:
-            stream.feed(piece, now)
+async def _beats(interval: float) -> AsyncIterator[float]:
+    """As `every`. After one that computed for long there is a rest, as `Rhythm` has it: what a flood brings meanwhile the kernel drops."""
+    async for now in every(interval):
+        began = clock.thread_seconds()
+        yield now
+        if (took := clock.thread_seconds() - began) > interval * LONG:
+            await asyncio.sleep(took * REST)
 
 
 def _connected(address: str, port: int) -> socket.socket:

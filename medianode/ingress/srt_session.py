@@ -28,6 +28,20 @@ POLITE = frozenset({"takeover", "shutdown", "unpublished"})
 LOOK = 0.5
 
 
+def pour(connection: Connection, stream: TransportStream, now: float) -> None:
+    """What came of it since. Raises as TransportStream."""
+    whole: list[bytes] = []
+    for piece in connection.media():
+        if isinstance(piece, Lost):
+            stream.feed(b"".join(whole), now)
+            whole = []
+            stream.lost(piece.packets * PER_DATAGRAM, now)
+        else:
+            whole.append(piece)
+    if whole:
+        stream.feed(b"".join(whole), now)
+
+
 class SrtSession:
     """Made before its publication, which may be refused; from `open` to `fail` or the caller's goodbye it is the publication's door.
 
@@ -94,19 +108,9 @@ class SrtSession:
         connection.tick(now)
         for datagram in connection.datagrams():
             self._send(datagram, self.source)
-        media = connection.media()
-        if media:
-            whole: list[bytes] = []
-            for piece in media:
-                if isinstance(piece, Lost):
-                    stream.feed(b"".join(whole), now)
-                    whole = []
-                    stream.lost(piece.packets * PER_DATAGRAM, now)
-                else:
-                    whole.append(piece)
-            stream.feed(b"".join(whole), now)
+        pour(connection, stream, now)
         if connection.closed and not self._closed:
-            self._end(connection.closed, None)
+            self._end(None)
 
     def look(self, now: float) -> None:
         """Twice a second: callers that fell silent, or send nothing that could be shown; and what is told of the network."""
@@ -138,16 +142,15 @@ class SrtSession:
 
     def fail(self, error: MedianodeError) -> None:
         """End it; also what the registry calls to put it out. SRT's goodbye tells no reason."""
-        if self._closed:
-            return
-        self._end(error.code, error)
+        if not self._closed:
+            self._end(error)
 
-    def _end(self, code: str, error: MedianodeError | None) -> None:
+    def _end(self, error: MedianodeError | None) -> None:
+        """None: the caller said goodbye."""
         self._closed = True
         now = clock.now()
-        if error is None:
-            code = "unpublished"
-        else:
+        code, message = ("unpublished", "") if error is None else (error.code, error.message)
+        if error is not None:
             self.connection.shutdown(now)
             for datagram in self.connection.datagrams():
                 self._send(datagram, self.source)
@@ -155,11 +158,10 @@ class SrtSession:
         if room is not None and publication is not None:
             if not publication.ended:
                 guarded("srt", self._finish, now)
-            message = error.message if error is not None else ""
-            room.end(publication, code, message, failed=error is not None and code not in POLITE, final=code == "ingress-deleted")
+            room.end(publication, code, message, failed=code not in POLITE, final=code == "ingress-deleted")
         ENDS.labels(DOOR, code).value += 1
         receiver = self.connection.receiver
-        told = {"peer": self.peer, "door": DOOR, "code": code, "reason": str(error or ""), "seconds": now - self._opened_at}
+        told = {"peer": self.peer, "door": DOOR, "code": code, "reason": message, "seconds": now - self._opened_at}
         telemetry.session(log, "closed", **told, bytes=self.connection.nbytes, lost=receiver.lost, recovered=receiver.recovered)
         self._ended(self)
 

@@ -23,11 +23,6 @@ class TransportStream:
         self._demuxer = TsDemuxer(MAX_UNIT_BYTES)
         self._configs: dict[int, bytes] = {}
 
-    @property
-    def discontinuities(self) -> int:
-        """Breaks within the streams: transport packets that never came."""
-        return self._demuxer.discontinuities
-
     def feed(self, data: bytes, now: float) -> None:
         """What came."""
         for event in self._demuxer.feed(data):

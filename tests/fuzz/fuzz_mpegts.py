@@ -1,6 +1,6 @@
 """Transport streams: nothing raises, nothing is held beyond its bound, and how the bytes are cut does not matter.
 
-python tests/fuzz/fuzz_mpegts.py -max_total_time=60 [corpus directory: tests/vectors/mpegts is a good start]
+python tests/fuzz/fuzz_mpegts.py -max_total_time=60 CORPUS tests/vectors/mpegts (what it finds goes into the first directory)
 """
 
 from __future__ import annotations

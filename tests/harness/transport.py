@@ -1,11 +1,13 @@
-"""Transport streams made by hand, packet by packet: what a demuxer may meet."""
+"""Transport streams made by hand, packet by packet: what a demuxer may meet. And what SRT asks for again, as a sender reads it."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from itertools import count
 
 from medianode.protocols.mpegts.tables import crc32
+from medianode.protocols.srt.packet import CONTROL, SEQUENCE_MASK
 
 PMT, VIDEO, AUDIO = 0x1000, 0x100, 0x101
 
@@ -63,3 +65,18 @@ class Packets:
 
     def tables(self, streams: Iterable[tuple[int, int, bytes]]) -> bytes:
         return self.cut(0, b"\0" + pat({1: PMT})) + self.cut(PMT, b"\0" + pmt(streams))
+
+
+def unpack_losses(body: bytes) -> list[tuple[int, int]]:
+    """First and last of each range of a loss list; what is cut off is left out."""
+    words = struct.unpack(f">{len(body) // 4}I", body[: len(body) & ~3])
+    found, at = [], 0
+    while at < len(words):
+        first = words[at]
+        if first & CONTROL and at + 1 < len(words):
+            found.append((first & SEQUENCE_MASK, words[at + 1]))
+            at += 2
+        else:
+            found.append((first & SEQUENCE_MASK, first & SEQUENCE_MASK))
+            at += 1
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from harness.transport import VIDEO, Packets, pes
+from harness.transport import VIDEO, Packets, pes, unpack_losses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +15,7 @@ from medianode.protocols.srt.connection import Connection
 from medianode.protocols.srt.handshake import parse_handshake
 from medianode.protocols.srt.keys import Keys
 from medianode.protocols.srt.listener import Listener, Refusal
-from medianode.protocols.srt.packet import HEADER, pack_losses, unpack_losses
+from medianode.protocols.srt.packet import HEADER, pack_losses
 from medianode.protocols.srt.receiver import Lost, Output, Receiver
 from medianode.protocols.srt.stream_id import parse_stream_id
 

@@ -8,6 +8,7 @@ from medianode.errors import ProtocolError
 from medianode.media.track import Codec, Kind
 from medianode.protocols.mpegts.audio import AnyFramer, framer
 from medianode.protocols.mpegts.tables import EsInfo, Sections, parse_pat, parse_pmt
+from medianode.protocols.rtp.packet import Unwrapper
 
 PACKET = 188
 SYNC = 0x47
@@ -23,8 +24,7 @@ _MAX_REORDER = 5 * 90_000
 _FRAME = 3003
 _NO_HEADER = frozenset((0xBC, 0xBE, 0xBF, 0xF0, 0xF1, 0xF2, 0xF8, 0xFF))
 """PES stream ids without the optional header (table 2-21)."""
-_DELIMITERS = {Codec.H264: (b"\x00\x00\x01\x09",), Codec.HEVC: (b"\x00\x00\x01\x46\x01",)}
-_EMPTY = b""
+_DELIMITERS = {Codec.H264: b"\x00\x00\x01\x09", Codec.HEVC: b"\x00\x00\x01\x46\x01"}
 
 
 class TsUnit(NamedTuple):
@@ -93,14 +93,7 @@ class TsDemuxer:
         self._tables: dict[int, Sections] = {_PAT: Sections()}
         self._programs: dict[int, int] = {}
         self._program: int | None = None
-        self._clock: int | None = None
-        self.packets = 0
-        self.discontinuities = 0
-
-    @property
-    def known(self) -> bool:
-        """A PMT has come that names something."""
-        return bool(self._streams)
+        self._clock = Unwrapper(33)  # one for all streams
 
     def feed(self, data: bytes) -> list[Event]:
         """What is complete by it."""
@@ -147,11 +140,10 @@ class TsDemuxer:
                 self._begin(stream, data[start:at])
             elif stream.open:
                 self._add(stream, data[start:at])
-        self.packets += end // PACKET
         self._rest = data[at:]
         return out
 
-    def lost(self, packets: int = 16) -> list[Event]:
+    def lost(self, packets: int) -> list[Event]:
         """Up to so many transport packets are missing before what is fed next. Of fewer than 16 each stream's counter tells by itself."""
         self._out = []
         self._rest = b""
@@ -192,7 +184,6 @@ class TsDemuxer:
         stream.pieces = []
         if stream.framer is not None:
             stream.framer.lose()
-        self.discontinuities += 1
         self._tell("lost", stream.codec.kind, stream.number, why)
 
     def _tell(self, cause: str, kind: Kind | None, number: int, message: str) -> None:
@@ -209,6 +200,7 @@ class TsDemuxer:
         length = payload[4] << 8 | payload[5]
         begin = 9 + payload[8]
         flags = payload[7] >> 6
+        left = length - 3 - payload[8] if length and (stream.framer is not None or length < _FULL_PES) else -1
         pts = dts = None
         if flags & 2 and begin >= 14 and len(payload) >= 14:
             pts = dts = _stamp(payload, 9)
@@ -216,12 +208,12 @@ class TsDemuxer:
                 dts = _stamp(payload, 14)
         if pts is None and stream.framer is None and stream.open:
             # a picture goes on in a packet without a stamp
-            stream.left = length - 3 - payload[8] if length else -1
+            stream.left = left
             self._add(stream, payload[begin:])
             return
         self._close(stream)
         if pts is not None and dts is not None:
-            stream.dts = self._unwrap(dts)
+            stream.dts = self._clock(dts)
             ahead = (pts - dts + _HALF) % _WRAP - _HALF
             stream.pts = stream.dts + (ahead if 0 <= ahead <= _MAX_REORDER else 0)
         elif stream.framer is None:
@@ -230,7 +222,7 @@ class TsDemuxer:
             stream.pts = None
         stream.open = True
         stream.size = 0
-        stream.left = length - 3 - payload[8] if length and (stream.framer is not None or length < _FULL_PES) else -1
+        stream.left = left
         self._add(stream, payload[begin:])
 
     def _add(self, stream: _Stream, piece: bytes) -> None:
@@ -249,7 +241,7 @@ class TsDemuxer:
         if not stream.open:
             return
         stream.open = False
-        data, stream.pieces = _EMPTY.join(stream.pieces), []
+        data, stream.pieces = b"".join(stream.pieces), []
         if stream.left > 0:
             self._damage(stream, f"a PES packet ended {stream.left} bytes early")
             return
@@ -269,24 +261,16 @@ class TsDemuxer:
         dts, pts = stream.dts, stream.pts
         if stream.last_dts is not None and 0 < dts - stream.last_dts < _MAX_REORDER:
             stream.step = dts - stream.last_dts
-        delimiter = _DELIMITERS[stream.codec][0]
+        delimiter = _DELIMITERS[stream.codec]
         begin, cut = 0, data.find(delimiter, 8)
         while cut >= 0:
             cut -= data[cut - 1] == 0  # a start code of four bytes
-            self._out.append(TsUnit(stream.codec, stream.number, dts, pts, data[begin:cut], _EMPTY))
+            self._out.append(TsUnit(stream.codec, stream.number, dts, pts, data[begin:cut], b""))
             dts, pts, begin = dts + stream.step, pts + stream.step, cut
             cut = data.find(delimiter, begin + 8)
         stream.last_dts = dts
         if data:
-            self._out.append(TsUnit(stream.codec, stream.number, dts, pts, data[begin:] if begin else data, _EMPTY))
-
-    def _unwrap(self, stamp: int) -> int:
-        """33 bits to an unbounded count, the nearest to the last one of any stream."""
-        if self._clock is None:
-            self._clock = stamp
-        else:
-            self._clock += (stamp - self._clock + _HALF) % _WRAP - _HALF
-        return self._clock
+            self._out.append(TsUnit(stream.codec, stream.number, dts, pts, data[begin:] if begin else data, b""))
 
     # tables
 
@@ -326,9 +310,9 @@ class TsDemuxer:
         if self._program is not None and self._program not in programs:
             self._program = None
 
-    def _on_pmt(self, pid: int, number: int, found: list[EsInfo]) -> None:
+    def _on_pmt(self, pid: int, program: int, found: list[EsInfo]) -> None:
         """Of several programs the first one that has something for us, until it is gone."""
-        if self._programs.get(number) != pid or self._program not in (None, number):
+        if self._programs.get(program) != pid or self._program not in (None, program):
             return
         carried = [info for info in found if info.codec is not None and info.pid not in self._tables]
         for info in found:
@@ -336,7 +320,7 @@ class TsDemuxer:
                 self._tell("unsupported", None, 0, f"a stream of type {info.stream_type:#04x} ({info.shown}) is not carried")
         if not carried:
             return
-        self._program = number
+        self._program = program
         if len(carried) > MAX_STREAMS:
             self._tell("unsupported", None, 0, f"expected at most {MAX_STREAMS} streams in a program, got {len(carried)}")
         streams: dict[int, _Stream] = {}
@@ -348,8 +332,8 @@ class TsDemuxer:
             old = self._streams.get(info.pid)
             kept = old is not None and (old.info, old.number) == (info, number)
             streams[info.pid] = old if kept and old is not None else _Stream(info, info.codec, number)
-        for pid_, stream in self._streams.items():
-            if streams.get(pid_) is not stream:
+        for stream in self._streams.values():
+            if streams.get(stream.info.pid) is not stream:
                 self._close(stream)
         self._streams = streams
 

@@ -9,6 +9,7 @@ from medianode.media.track import Codec
 
 MAX_SECTION = 1024
 MAX_PROGRAMS = 16
+_HEADER = 8
 _POLYNOMIAL = 0x04C11DB7
 _REGISTRATION, _AC3, _EAC3, _AAC, _EXTENSION, _OPUS_EXTENSION = 0x05, 0x6A, 0x7A, 0x7C, 0x7F, 0x80
 
@@ -74,12 +75,13 @@ class Sections:
                 return
             if len(self._buffer) < end:
                 return
-            found.append(self._buffer[:end])
-            self._buffer = self._buffer[end:]
+            section, self._buffer = self._buffer[:end], self._buffer[end:]
+            if end < 6 or section[5] & 1:
+                found.append(section)  # else it is announced only (2.4.4.4), and comes again when it holds
 
 
 class EsInfo(NamedTuple):
-    """A stream of a program. `codec` is None for what we do not carry, `shown` says what it is. `config`: an OpusHead's channel code."""
+    """A stream of a program. `codec` is None for what we do not carry, `shown` says what it is. `channel_code`: Opus's."""
 
     pid: int
     stream_type: int
@@ -91,7 +93,7 @@ class EsInfo(NamedTuple):
 
 def parse_pat(section: bytes) -> dict[int, int]:
     """Program number → PID of its PMT. Raises ProtocolError."""
-    body = _body(section, 0x00, 8)
+    body = _body(section, 0x00)
     found = {}
     for at in range(0, len(body) - 3, 4):
         number = body[at] << 8 | body[at + 1]
@@ -104,7 +106,7 @@ def parse_pat(section: bytes) -> dict[int, int]:
 
 def parse_pmt(section: bytes) -> tuple[int, list[EsInfo]]:
     """(Program number, its streams in order). Raises ProtocolError."""
-    body = _body(section, 0x02, 8)
+    body = _body(section, 0x02)
     if len(body) < 4:
         raise ProtocolError(f"PMT: expected at least 4 bytes, got {len(body)}")
     at = 4 + ((body[2] & 15) << 8 | body[3])
@@ -120,15 +122,13 @@ def parse_pmt(section: bytes) -> tuple[int, list[EsInfo]]:
     return section[3] << 8 | section[4], streams
 
 
-def _body(section: bytes, table_id: int, header: int) -> bytes:
+def _body(section: bytes, table_id: int) -> bytes:
     """Between the header of a long section and its CRC."""
-    if len(section) < header + 4 or section[0] != table_id or not section[1] & 0x80:
+    if len(section) < _HEADER + 4 or section[0] != table_id or not section[1] & 0x80:
         raise ProtocolError(f"section: expected table {table_id:#04x}, got {section[:1].hex() or 'nothing'} of {len(section)} bytes")
-    if not section[5] & 1:
-        raise ProtocolError("section: not current yet")
     if crc32(section):
         raise ProtocolError("section: the CRC does not match")
-    return section[header:-4]
+    return section[_HEADER:-4]
 
 
 _TYPES = {

@@ -35,7 +35,7 @@ _MAX_RTT = 10.0
 
 class Connection:
     """`own`, `peer`: socket ids; `sequence`: of the first data packet. `keys`: None for a connection in the clear. Never raises on what a
-    peer may send. `closed`: why it is over, empty while it is not.
+    peer may send. `closed`: the peer has ended it. `nbytes`: of payload that was taken, the last at `media_at`.
     """
 
     def __init__(self, own: int, peer: int, sequence: int, latency: float, max_packets: int, keys: Keys | None, now: float) -> None:
@@ -43,12 +43,11 @@ class Connection:
         self.peer = peer
         self.latency = latency
         self.receiver = Receiver(sequence, latency, max_packets)
-        self.closed = ""
+        self.closed = False
         self.undecryptable = 0
-        self.malformed = 0
         self.rtt = 0.0
         self.nbytes = 0
-        self.heard_at = self.media_at = now
+        self.media_at = now
         self._keys = keys
         self._began = now
         self._sent_at = now
@@ -70,7 +69,6 @@ class Connection:
     def receive(self, datagram: bytes, now: float) -> None:
         """A datagram that carries our socket id and came from the peer's address."""
         first, word, _, _ = HEADER.unpack_from(datagram)
-        self.heard_at = now
         if first & CONTROL:
             self._control(first >> 16 & 0x7FFF, first & 0xFFFF, word, datagram[HEADER_SIZE:], now)
             return
@@ -83,9 +81,12 @@ class Connection:
                 self.undecryptable += 1
                 return
             payload = clear
-        self.media_at = now
-        self.nbytes += len(payload)
-        self.receiver.push(first, payload, now, self._media)
+        receiver = self.receiver
+        received = receiver.received
+        receiver.push(first, payload, now, self._media)
+        if receiver.received != received:  # who sends what cannot be taken is silent
+            self.media_at = now
+            self.nbytes += len(payload)
 
     def media(self) -> list[Output]:
         """What came whole and in order, and what is missing of it."""
@@ -100,14 +101,10 @@ class Connection:
         elif kind == ControlType.DROPREQ and len(body) >= 8:
             first, last = struct.unpack_from(">II", body)
             self.receiver.give_up(first & 0x7FFFFFFF, last & 0x7FFFFFFF)
-        elif kind == ControlType.SHUTDOWN:
-            self.closed = "shutdown"
-        elif kind == ControlType.PEER_ERROR:
-            self.closed = "peer-error"
+        elif kind in (ControlType.SHUTDOWN, ControlType.PEER_ERROR):
+            self.closed = True
         elif kind == ControlType.USER and subtype == ExtensionType.KMREQ:
             self._on_rekey(body, now)
-        elif kind not in (ControlType.KEEPALIVE, ControlType.CONGESTION, ControlType.HANDSHAKE, ControlType.ACK, ControlType.NAK):
-            self.malformed += 1
 
     def _on_ackack(self, number: int, now: float) -> None:
         sent = self._pending.pop(number, None)
@@ -134,7 +131,6 @@ class Connection:
             try:
                 answer = body if self._keys.take(body) else struct.pack(">I", BAD_SECRET)
             except ProtocolError:
-                self.malformed += 1
                 answer = struct.pack(">I", BAD_SECRET)
         self._send(ControlType.USER, now, subtype=ExtensionType.KMRSP, body=answer)
 

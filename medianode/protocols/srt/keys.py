@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from dataclasses import dataclass
 from typing import Protocol
 
 from medianode.errors import ProtocolError
@@ -45,16 +46,14 @@ class Ciphers(Protocol):
     def ctr(self, key: bytes) -> Ctr: ...
 
 
+@dataclass(frozen=True, slots=True)
 class KeyMaterial:
     """A KMREQ. `flags`: which keys it brings, even or odd or both. Nothing of it is secret before it is opened."""
 
-    __slots__ = ("flags", "key_size", "salt", "wrapped")
-
-    def __init__(self, flags: int, key_size: int, salt: bytes, wrapped: bytes) -> None:
-        self.flags = flags
-        self.key_size = key_size
-        self.salt = salt
-        self.wrapped = wrapped
+    flags: int
+    key_size: int
+    salt: bytes
+    wrapped: bytes
 
     def packed(self) -> bytes:
         head = _FIXED.pack(_FIRST, _SIGN, self.flags, 0, _AES_CTR, 0, _TRANSPORT, 0, 0, SALT_SIZE // 4, self.key_size // 4)

@@ -45,7 +45,6 @@ class Listener:
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
-        self.inductions = 0
 
     def receive(self, datagram: bytes, source: bytes, now: float) -> bytes | Refusal | Request | None:
         """A datagram for socket 0: an answer to send, a caller to be decided on, or None where nothing is to be said."""
@@ -58,7 +57,6 @@ class Listener:
             return None
         stamp = int(now * 1e6)
         if got.kind == Kind.INDUCTION and len(datagram) >= _INDUCTION_SIZE:
-            self.inductions += 1
             answer = Handshake(
                 version=hs.VERSION,
                 extension=hs.MAGIC,

@@ -97,18 +97,3 @@ def _pack_range(words: list[int], first: int | None, last: int | None) -> None:
         words.append(first & SEQUENCE_MASK)
     else:
         words += (first & SEQUENCE_MASK | CONTROL, last & SEQUENCE_MASK)
-
-
-def unpack_losses(body: bytes) -> list[tuple[int, int]]:
-    """First and last of each range of a loss list; what is cut off is left out. For tests and captures: we send nothing to be lost."""
-    words = struct.unpack(f">{len(body) // 4}I", body[: len(body) & ~3])
-    found, at = [], 0
-    while at < len(words):
-        first = words[at]
-        if first & CONTROL and at + 1 < len(words):
-            found.append((first & SEQUENCE_MASK, words[at + 1]))
-            at += 2
-        else:
-            found.append((first & SEQUENCE_MASK, first & SEQUENCE_MASK))
-            at += 1
-    return found

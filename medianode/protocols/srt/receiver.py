@@ -25,7 +25,8 @@ Output = bytes | Lost
 
 
 class Receiver:
-    """`latency`: seconds. `max_packets`: between the next to hand on and the newest; what is further ahead is dropped and counted.
+    """`latency`: seconds. `max_packets`: between the next to hand on and the newest; what is further ahead is dropped and counted, but for
+    two in a row: the path was away for longer than the window, and the sender has given up what lies between (4.6).
 
     As many holes at most are opened or given up between two calls of `losses`: a datagram of 17 bytes may open thousands.
 
@@ -33,8 +34,8 @@ class Receiver:
     """
 
     __slots__ = (
-        "_asked", "_budget", "_buffer", "_holes", "_latency", "_max", "_newest", "_next", "beyond", "duplicates", "late", "lost", "nacked",
-        "received", "recovered",
+        "_asked", "_budget", "_buffer", "_holes", "_latency", "_max", "_newest", "_next", "_stray", "beyond", "duplicates", "late", "lost",
+        "nacked", "received", "recovered",
     )  # fmt: skip
 
     def __init__(self, sequence: int, latency: float, max_packets: int) -> None:
@@ -45,6 +46,7 @@ class Receiver:
         self._buffer: dict[int, bytes] = {}
         self._holes: dict[int, float] = {}  # ascending: sequence → until when it is waited for
         self._asked: dict[int, float] = {}  # when it is asked for again
+        self._stray: int | None = None  # the one that was too far ahead last
         self.received = 0
         self.duplicates = 0
         self.late = 0
@@ -85,7 +87,7 @@ class Receiver:
             return
         if self._next + self._max <= at < self._next + 2 * self._max:
             self._make_room(now, out)
-        if at >= self._next + self._max:
+        if at >= self._next + self._max and not self._resumed(at, now, out):
             self.beyond += 1
             return
         if at > self._newest:
@@ -107,6 +109,19 @@ class Receiver:
         self.received += 1
         self._buffer[at] = payload
         self._hand_on(out)
+
+    def _resumed(self, at: int, now: float, out: list[Output]) -> bool:
+        """Is `at` the second in a row? Then all before it is given up."""
+        before, self._stray = self._stray, at
+        if before is None or at != before + 1:
+            return False
+        self._holes = dict.fromkeys(self._holes, float("-inf"))
+        self.expire(now, out)
+        self.lost += at - self._next
+        out.append(Lost(at - self._next))
+        self._next = at
+        self._newest = at - 1
+        return True
 
     def _make_room(self, now: float, out: list[Output]) -> None:
         """The window is full before the latency is over: the oldest hole is given up."""

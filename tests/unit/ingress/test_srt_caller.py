@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
+from medianode import clock
 from medianode.errors import InvalidRequest
+from medianode.ingress import srt_caller
 from medianode.ingress.srt_caller import SrtUrl, parse_url
 from medianode.outbound import Outbound
 
@@ -43,6 +47,21 @@ def test_what_cannot_be_called(url: str) -> None:
     with pytest.raises(InvalidRequest) as told:
         parse_url(url, Outbound())
     assert "secret" not in told.value.message
+
+
+async def test_after_a_beat_that_computed_for_long_there_is_a_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source that floods has a fifth of the loop, as every other has: nothing slows UDP down."""
+    spent, rests = iter((0.0, 0.001, 1.0, 1.01, 2.0, 2.001, 3.0)), list[float]()
+
+    async def rest(seconds: float) -> None:
+        rests.append(seconds)
+
+    monkeypatch.setattr(clock, "thread_seconds", lambda: next(spent))
+    monkeypatch.setattr(srt_caller, "asyncio", SimpleNamespace(sleep=rest))
+    beats = srt_caller._beats(0.02)
+    for _ in range(4):
+        await anext(beats)
+    assert rests == pytest.approx([0.04])
 
 
 def test_secrets_are_not_shown() -> None:

@@ -13,6 +13,7 @@ from medianode.errors import ProtocolError
 from medianode.media.track import Codec, Kind
 from medianode.protocols.mpegts import TsDemuxer, TsFault, TsUnit
 from medianode.protocols.mpegts.demuxer import Event
+from medianode.protocols.mpegts.tables import crc32
 
 VECTORS = Path(__file__).parents[3] / "vectors" / "mpegts"
 H264 = ((0x1B, VIDEO, b""),)
@@ -120,6 +121,18 @@ def test_pictures_that_share_a_packet_are_told_apart_and_one_in_two_is_put_toget
     assert [(unit.dts, unit.data) for unit in found] == [(9000, AU), (12003, AU), (18000, AU)]
 
 
+@pytest.mark.parametrize("last", [200, 0xFFF0])
+def test_a_picture_of_many_packets_of_the_largest_length_is_put_together(last: int) -> None:
+    """Its end is told by a shorter packet, or by the next picture."""
+    packets = Packets()
+    picture = AU + bytes((0xCD,)) * (2 * 0xFFF0 + last - len(AU))
+    data = packets.tables(H264)
+    for at in range(0, len(picture), 0xFFF0):
+        data += packets.cut(VIDEO, pes(picture[at : at + 0xFFF0], None if at else 9000, length=True))
+    data += packets.cut(VIDEO, pes(AU, 12000))
+    assert [(unit.dts, unit.data) for unit in units(demuxed(data))] == [(9000, picture), (12000, AU)]
+
+
 def test_sound_is_stamped_where_a_frame_begins() -> None:
     frame = bytes.fromhex("fff15080") + bytes.fromhex("035ffc") + b"\x21" * 19  # 26 bytes, 44.1 kHz
     packets = Packets()
@@ -139,6 +152,18 @@ def test_a_changed_pmt_ends_what_is_gone_and_keeps_what_stays() -> None:
     found = demuxed(data)
     assert [(unit.codec, unit.number) for unit in units(found)] == [(Codec.H264, 0), (Codec.H264, 0), (Codec.HEVC, 1)]
     assert faults(found) == ["unsupported"]
+
+
+def test_a_table_that_is_announced_is_waited_for() -> None:
+    packets = Packets()
+    coming = bytearray(pmt(((0x24, VIDEO, b""),))[:-4])
+    coming[5] &= 0xFE
+    announced = b"\0" + coming + crc32(coming).to_bytes(4, "big")
+    data = packets.tables(H264) + packets.cut(PMT, announced) + packets.cut(VIDEO, pes(AU, 0))
+    data += packets.cut(PMT, b"\0" + pmt(((0x24, VIDEO, b""),))) + packets.cut(VIDEO, pes(AU, 3000))
+    found = demuxed(data)
+    assert [unit.codec for unit in units(found)] == [Codec.H264, Codec.HEVC]
+    assert faults(found) == []
 
 
 def test_of_two_programs_the_first_that_says_something_counts() -> None:

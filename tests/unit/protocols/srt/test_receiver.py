@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from medianode.protocols.srt.packet import pack_losses, unpack_losses
+from harness.transport import unpack_losses
+
+from medianode.protocols.srt.packet import pack_losses
 from medianode.protocols.srt.receiver import Lost, Output, Receiver
 
 TOP = 0x7FFFFFFF
@@ -61,9 +63,11 @@ def test_what_the_sender_gave_up_is_not_waited_for() -> None:
     receiver.expire(0.0, out)
     assert out[2:] == [Lost(2)]
     assert push(receiver, 7) == [b"7"]
-    receiver.give_up(0, TOP)  # of everything there is
+    receiver.give_up(0, TOP)  # ends before it begins, as does the next
     receiver.give_up(5, 1)
-    assert push(receiver, 8, now=1.0) in ([b"8"], [])
+    receiver.give_up(2, 7)  # is behind
+    assert push(receiver, 8, now=1.0) == [b"8"]
+    assert receiver.lost == 4
 
 
 def test_what_is_far_ahead_is_dropped_and_doubles_are_counted() -> None:
@@ -78,6 +82,17 @@ def test_a_full_window_gives_up_its_oldest_hole() -> None:
     assert push(receiver, 9) == [Lost(1), b"2", b"3"]
     assert push(receiver, 30) == []
     assert (receiver.beyond, receiver.lost, len(receiver)) == (1, 1, 3)
+
+
+def test_after_an_outage_longer_than_the_window_it_goes_on_with_what_comes() -> None:
+    receiver = Receiver(TOP - 1, 9.0, 8)
+    assert push(receiver, TOP - 1, TOP, TOP + 2) == [str(n).encode() for n in (TOP - 1, TOP)]
+    assert push(receiver, TOP + 90, TOP + 92) == []  # one alone is a stray
+    second, third = str(TOP + 93).encode(), str(TOP + 94).encode()
+    assert push(receiver, TOP + 93, TOP + 94) == [Lost(1), str(TOP + 2).encode(), Lost(90), second, third]
+    assert (receiver.lost, receiver.beyond, receiver.received, len(receiver)) == (91, 2, 5, 0)
+    assert receiver.losses(0.0, 0.0) == []
+    assert receiver.acknowledged == 94
 
 
 def test_no_datagram_opens_holes_without_end() -> None:

@@ -29,10 +29,10 @@ def test_what_is_asked_for(text: str, found: StreamId) -> None:
     assert parse_stream_id(text) == found
 
 
-@pytest.mark.parametrize("text", ["#!{r=a}", "#!::secret", "#!::t=file,s=abc123", "rtmp://secret", "#!::" + "a=1," * 20 + "b=2"])
+@pytest.mark.parametrize(
+    "text", ["#!{r=a}", "#!::secret", "#!::t=file,s=abc123", "rtmp://secret", "#!::" + ",".join(f"k{n}=1" for n in range(17))]
+)
 def test_what_is_none(text: str) -> None:
-    if text.startswith("#!::a=1"):
-        text = "#!::" + ",".join(f"k{n}=1" for n in range(20))
     with pytest.raises(InvalidRequest) as told:
         parse_stream_id(text)
     assert "secret" not in told.value.message
