@@ -42,13 +42,13 @@ class StreamMux:
             size += step
             if step != 0xFF:
                 break
-        if size * 8 > r.remaining:
-            raise ProtocolError(f"LATM: expected a frame of {size} bytes, got {r.remaining // 8}")
-        start = r.position
-        # the frame begins at any bit
-        last = (start + size * 8 + 7) >> 3
-        whole = int.from_bytes(data[start >> 3 : last], "big") >> (last * 8 - start - size * 8)
-        return (whole & ((1 << size * 8) - 1)).to_bytes(size, "big")
+        return r.u(size * 8).to_bytes(size, "big")  # it begins at any bit
+
+    def configure(self, data: bytes) -> bytes:
+        """`record` of a StreamMuxConfig that stands by itself, as a description in SDP has it (RFC 6416 7.4)."""
+        # some end with the AudioSpecificConfig: what stands behind it is zero then
+        self._read_config(BitReader(data + bytes(4), "LATM"))
+        return self.record
 
     def _read_config(self, r: BitReader) -> None:
         version = r.u(1)
@@ -89,9 +89,6 @@ def _value(r: BitReader) -> int:
 
 def _bits(r: BitReader, start: int) -> bytes:
     """What was read since bit `start`, from its first bit on, filled up with zeros."""
-    stop = r.position
+    count = r.position - start
     r.position = start
-    w = BitWriter()
-    for _ in range(stop - start):
-        w.u(1, r.u(1))
-    return w.to_bytes()
+    return BitWriter().u(count, r.u(count)).to_bytes()

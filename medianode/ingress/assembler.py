@@ -102,6 +102,7 @@ class Assembler:
         if track is None:
             return
         placed = self._timeline.place(track.id, ms, now)
+        self._publication.health.drift = self._timeline.drift
         if placed.jumped:
             self.jumped()
         if placed.repaired:
@@ -192,7 +193,6 @@ class Assembler:
 
     def tick(self, now: float) -> None:
         """Decide when the wait is over; called a few times a second and with every frame while undecided."""
-        self._publication.health.drift = self._timeline.drift
         if self._pending is not None and self._first_at is not None and now - self._first_at >= self._track_wait:
             self._decide()
 

@@ -100,8 +100,8 @@ class RtmpDoor:
         self.challenge_secret = secrets.token_bytes(32)
         self.sessions: set[RtmpSession] = set()
         self._resting: dict[float, list[RtmpSession]] = {}
-        self._told_at = -1.0
-        self._untold = 0
+        self.turned_away = telemetry.Sparingly(log, "turned away")
+        """Of all who never got as far as `connect`."""
         self.gate = Gate(config.limits.tcp_connections, config.limits.tcp_connections_per_peer)
         self.buffer = memoryview(bytearray(READ_BYTES))
         self.tasks = TaskSet("rtmp", config.limits.tcp_connections * 2)
@@ -174,21 +174,11 @@ class RtmpDoor:
                 if code == "tls-failed"
                 else ""
             )
-            self.turned_away(peer, code, f"{str(e) or type(e).__name__}{hint}")
+            self.turned_away.tell(peer=peer, code=code, reason=f"{str(e) or type(e).__name__}{hint}")
         finally:
             if session is None or session.transport is None:
                 sock.close()
             self.gate.leave(peer)
-
-    def turned_away(self, peer: str, code: str, reason: str) -> None:
-        """One line a second at most for all who never got as far as `connect`; how many went untold stands in the next."""
-        now = clock.now()
-        if now - self._told_at < 1.0:
-            self._untold += 1
-            return
-        fields = {"peer": peer, "code": code, "reason": reason, "untold": self._untold}
-        log.info("turned away", extra={"fields": fields})
-        self._told_at, self._untold = now, 0
 
     async def _tick(self) -> None:
         async for now in every(TICK):
@@ -347,7 +337,7 @@ class RtmpSession(asyncio.Protocol):
         ENDS.labels(self._scheme, code).value += 1
         reason = str(error or "") if code != "closed" else ""
         if self._connect is None:
-            self._door.turned_away(self._peer, code, reason)
+            self._door.turned_away.tell(peer=self._peer, code=code, reason=reason)
             return
         told = {"peer": self._peer, "door": self._scheme, "code": code, "reason": reason, "seconds": clock.now() - self._opened_at}
         telemetry.session(log, "closed", **told, bytes=self._rtmp.bytes_received)
@@ -427,7 +417,8 @@ class RtmpSession(asyncio.Protocol):
         if type(event) is m.Media:
             state = self._publishing.get(event.stream_id)
             if state is not None:
-                self._media(state, event)
+                ms = state.unwrapper.unwrap(event.timestamp)
+                take_tag(state.assembler, event.kind, event.payload, ms, self._heard_at)
         elif isinstance(event, m.Connect):
             self._on_connect(event)
         elif isinstance(event, m.Publish):
@@ -444,12 +435,6 @@ class RtmpSession(asyncio.Protocol):
             player = self._playing.pop(event.stream_id, None)
             if player is not None:
                 player.close()
-
-    def _media(self, state: _Publishing, event: m.Media) -> None:
-        if event.kind not in state.publication.grant.kinds:
-            state.assembler.unwanted(event.kind)
-            return
-        take_tag(state.assembler, event.kind, event.payload, state.unwrapper.unwrap(event.timestamp), self._heard_at)
 
     def _on_connect(self, event: m.Connect) -> None:
         self._connect = event

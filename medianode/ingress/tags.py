@@ -11,6 +11,9 @@ from medianode.protocols.flv import PacketType
 
 def take_tag(assembler: Assembler, kind: Kind, payload: bytes, ms: int, now: float) -> None:
     """One tag at `ms` of the publisher's unwrapped clock. Raises as the Assembler."""
+    if kind not in assembler.publication.grant.kinds:
+        assembler.unwanted(kind)
+        return
     try:
         tags: list[flv.VideoTag] | list[flv.AudioTag]
         tags = flv.parse_video(payload) if kind is Kind.VIDEO else flv.parse_audio(payload)

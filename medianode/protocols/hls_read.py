@@ -38,7 +38,7 @@ class Variant(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """`duration` in seconds. `map_url` is empty where it needs no initialisation. `discontinuity`: time or codec break before it."""
+    """`duration` in seconds. `map_url` is empty where it needs no initialisation."""
 
     sequence: int
     url: str
@@ -46,7 +46,6 @@ class Segment:
     range: Range = WHOLE
     map_url: str = ""
     map_range: Range = WHOLE
-    discontinuity: bool = False
     encrypted: bool = False
     missing: bool = False
 
@@ -104,7 +103,7 @@ class _Reader:
         self._range = WHOLE
         self._after = 0
         self._map = ("", WHOLE)
-        self._discontinuity = self._missing = self._encrypted = False
+        self._missing = self._encrypted = False
         self._target = 0.0
         self._ended = False
 
@@ -135,8 +134,6 @@ class _Reader:
                 attributes = _attributes(value)
                 where = attributes.get("BYTERANGE", "")
                 self._map = (urljoin(self._url, attributes.get("URI", "")), _range(where, 0) if where else WHOLE)
-            case "#EXT-X-DISCONTINUITY":
-                self._discontinuity = True
             case "#EXT-X-GAP":
                 self._missing = True
             case "#EXT-X-KEY":
@@ -145,9 +142,9 @@ class _Reader:
                 self._ended = True
 
     def _segment(self, url: str) -> Segment:
-        segment = Segment(self._sequence, url, self._duration, self._range, *self._map, self._discontinuity, self._encrypted, self._missing)
+        segment = Segment(self._sequence, url, self._duration, self._range, *self._map, self._encrypted, self._missing)
         self._sequence += 1
-        self._range, self._discontinuity, self._missing = WHOLE, False, False
+        self._range, self._missing = WHOLE, False
         return segment
 
 

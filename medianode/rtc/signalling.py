@@ -129,8 +129,7 @@ class Signalling:
         self._servers = IceServers(config)
         self._prefix = urlsplit(public_url).path.rstrip("/")
         self._resources: dict[str, _Resource] = {}
-        self._told_at = -1.0
-        self._untold = 0
+        self._sparingly = telemetry.Sparingly(log, "refused")
         telemetry.gauge("medianode_rtc_resources", "WHIP and WHEP sessions with a URL", read=lambda: [((), len(self._resources))])
 
     def __len__(self) -> int:
@@ -282,14 +281,8 @@ class Signalling:
             raise InvalidRequest("body: expected UTF-8 text, got something else", code="bad-body") from None
 
     def _tell(self, door: DoorName, request: web.Request, error: MedianodeError, status: int) -> None:
-        """One line a second at most: encoders show the status and no more, so the reason must be found here."""
-        now = clock.now()
-        if now - self._told_at < 1.0:
-            self._untold += 1
-            return
-        fields = {"door": door, "peer": request.remote or "", "status": status, "code": error.code, "reason": error.message}
-        telemetry.session(log, "refused", **fields, untold=self._untold)
-        self._told_at, self._untold = now, 0
+        """Encoders show the status and no more, so the reason must be found here."""
+        self._sparingly.tell(door=door, peer=request.remote or "", status=status, code=error.code, reason=error.message)
 
     def _refused(self, door: DoorName, request: web.Request, error: MedianodeError, accepts: Mapping[str, str], allow: str) -> web.Response:
         method = request.method if request.method in ("POST", "PATCH", "DELETE") else "other"

@@ -28,7 +28,9 @@ _PARAMETER_SETS = b"\x18" + len(SPS).to_bytes(2, "big") + SPS + len(PPS).to_byte
 
 
 class FakeCamera:
-    """`mood` may be changed at any time; what is open feels it at once."""
+    """`mood` may be changed at any time; what is open feels it at once. `location`: where it redirects to. `interleaved`: the channels
+    that it answers each SETUP with, whatever was asked for.
+    """
 
     def __init__(self, mood: Mood = "well") -> None:
         self.mood: Mood = mood
@@ -36,6 +38,7 @@ class FakeCamera:
         self.connections = 0
         self.requests: list[str] = []
         self.location = ""
+        self.interleaved = ""
         self._writers: set[asyncio.StreamWriter] = set()
 
     @property
@@ -87,7 +90,7 @@ class FakeCamera:
         if method == "DESCRIBE":
             body, extra = SDP, f"Content-Type: application/sdp\r\nContent-Base: {self.url}/\r\nContent-Length: {len(SDP)}\r\n"
         elif method == "SETUP":
-            channels = "0-1" if "/v " in head.split("\r\n")[0] + " " else "2-3"
+            channels = self.interleaved or ("0-1" if "/v " in head.split("\r\n")[0] + " " else "2-3")
             extra = f"Transport: RTP/AVP/TCP;unicast;interleaved={channels}\r\nSession: 77;timeout=60\r\n"
         writer.write(f"RTSP/1.0 200 OK\r\nCSeq: {sequence}\r\n{extra}\r\n{body}".encode())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import io
 import os
@@ -22,10 +23,12 @@ from medianode import tasks
 from medianode.auth import Door, PublishGrant, Takeover
 from medianode.certificate import open_certificate
 from medianode.config import Config, Pull, Tls
-from medianode.errors import InvalidRequest, LimitExceeded, PeerGone
+from medianode.errors import InvalidRequest, LimitExceeded, PeerGone, ProtocolError
 from medianode.events import Bus
+from medianode.ingress.pull.fetch import open_fetcher
 from medianode.ingress.pull.order import PullOrder, PullState
 from medianode.ingress.pull.service import PullService
+from medianode.ingress.pull.tunnel import open_tunnel
 from medianode.media.packet import Gap, Packet
 from medianode.media.track import Track
 from medianode.outbound import Outbound
@@ -187,16 +190,50 @@ async def test_transport_falls_back_and_is_remembered() -> None:
         assert d.codes("cam")[-1] == "source-ended"
 
 
+async def test_two_streams_in_one_channel_are_a_fault_of_the_source() -> None:
+    async with fake_cameras("well") as (camera,), desk() as d:
+        camera.interleaved = "0-1"
+        d.open("cam", camera.url)
+        await until(lambda: d.state("cam").code == "unsupported-transport")
+
+
+async def test_a_tunnel_that_wants_a_password_is_left_with_two_connections() -> None:
+    """The one that was refused is closed: cameras have few seats."""
+    asked: list[bytes] = []
+    live: set[asyncio.StreamWriter] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        live.add(writer)
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        said = b"200 OK" if b"Authorization: Basic dTpw" in asked[-1] else b'401 No\r\nWWW-Authenticate: Basic realm="x"'
+        writer.write(b"HTTP/1.0 " + said + b"\r\n\r\n")
+        with contextlib.suppress(ConnectionError):  # nobody reads what is said to the POST
+            await reader.read()
+        live.remove(writer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        with await open_tunnel(Outbound(("127.0.0.0/8",)), "127.0.0.1", port, "/cam", "u", "p", tls=False):
+            await until(lambda: len(asked) == 3 and len(live) == 2)
+            assert [request.partition(b" ")[0] for request in asked] == [b"GET", b"GET", b"POST"]
+        await until(lambda: not live)
+
+
 async def test_where_a_source_leads_is_looked_at() -> None:
     """A redirection to an address of the inside is refused; a literal is, before anything is sent."""
-    async with fake_cameras("well") as (camera,), desk() as d:
+    async with fake_cameras("well") as (camera,):
         camera.location = "rtsp://169.254.169.254/stream"
-        d.open("cam", camera.url)
-        await until(lambda: d.state("cam").code == "private-address")
-        assert d.registry.find("p", "cam") is None
-    async with desk(allow=()) as d:
-        d.open("cam", camera.url)
-        await until(lambda: d.state("cam").code == "private-address")
+        async with desk() as d:
+            d.open("cam", camera.url)
+            await until(lambda: d.state("cam").code == "private-address")
+            assert d.registry.find("p", "cam") is None
+        before = camera.connections
+        async with desk(allow=()) as d:
+            d.open("cam", camera.url)
+            await until(lambda: d.state("cam").code == "private-address")
+            assert camera.connections == before > 0
 
 
 async def test_put_out_closed_and_ordered_anew() -> None:
@@ -232,7 +269,7 @@ async def test_what_cannot_be_ordered() -> None:
 
 async def test_rtsps_is_verified(tmp_path: Path) -> None:
     certificate = open_certificate(Config(tls=Tls(names=("localhost",))), tmp_path)
-    (tmp_path / "ca.pem").write_bytes(certificate.pem if isinstance(certificate.pem, bytes) else certificate.pem.encode())
+    (tmp_path / "ca.pem").write_bytes(certificate.pem)
     async with fake_cameras("well", tls=certificate.context) as (camera,):
         url = f"rtsps://localhost:{camera.port}/stream"
         async with desk(allow=("localhost",)) as d:
@@ -292,6 +329,7 @@ async def web_server(asked: list[str]) -> AsyncIterator[str]:
     app.router.add_get("/hls-recorded", says(PLAYLIST.format("a.ts") + "#EXT-X-ENDLIST\n"))
     app.router.add_get("/hls-sealed", says("#EXTM3U\n#EXT-X-KEY:METHOD=AES-128,URI=k\n#EXTINF:1,\ncamera\n"))
     app.router.add_get("/packed", packed)
+    app.router.add_get("/digits", says("0123456789"))
     app.router.add_get("/concat", says("ffconcat version 1.0\nfile /etc/passwd\n"))
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
@@ -329,6 +367,15 @@ async def test_http_sources_lead_nowhere_they_may_not(tmp_path: Path) -> None:
         assert d.codes("wrong")[0] == "unauthorized"
         assert asked.count("") >= 2
         assert all("geheim" not in state.message for _, state in d.states)
+
+
+async def test_a_part_of_what_a_server_without_ranges_has() -> None:
+    async with web_server([]) as host, open_fetcher(Outbound(("127.0.0.0/8",)), f"http://{host}/") as fetcher:
+        url = f"http://{host}/digits"
+        assert await fetcher.read(url, 100, start=2, length=3) == (b"234", url)
+        assert await fetcher.read(url, 100) == (b"0123456789", url)
+        with pytest.raises(ProtocolError):
+            await fetcher.read(url, 9)
 
 
 async def test_srt_calls_each_address_of_a_name() -> None:

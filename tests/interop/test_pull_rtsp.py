@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
 
 import pytest
-from harness import H264_AAC, Node, ffmpeg, ffmpeg_process, moving_picture, running, until
+from harness import H264_AAC, Node, ffmpeg_process, free_port, moving_picture, plays, running, until
 from harness.camera import AAC, G711, H265, JPEG, camera, h264
 from harness.fake_camera import fake_cameras
+from harness.sinks import Sink
 
 from medianode.auth import Door, PublishGrant, Takeover
 from medianode.ingress.pull.order import PullOrder, PullState
@@ -47,7 +47,7 @@ class Puller:
         return state
 
     async def shown(self, name: str, *codecs: Codec, timeout: float = 15.0) -> Publication:
-        """Once it is on air with these, and two seconds of it were seen."""
+        """Once it is on air with these, and fifteen packets of each were seen."""
         found: list[Publication] = []
 
         def ready() -> bool:
@@ -67,34 +67,26 @@ class Puller:
 @asynccontextmanager
 async def puller(tmp_path: Path) -> AsyncIterator[Puller]:
     async with running(tmp_path, outbound=ALLOW) as node:
-        made = Puller(node)
-        yield made
+        yield Puller(node)
 
 
-async def plays(node: Node, room: str) -> None:
-    """FFmpeg decodes two seconds of its HLS without a complaint."""
-    url = f"{node.http}/hls/live/live-{room}/main.m3u8"
-    result = await ffmpeg("-loglevel", "error", "-xerror", "-t", "2", "-i", url, "-f", "null", "-")
-    assert (result.code, result.output.strip()) == (0, ""), result.output
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+async def watched(node: Node, room: str) -> None:
+    """Two seconds of its HLS."""
+    await plays(f"{node.http}/hls/live/live-{room}/main.m3u8", "-loglevel", "error", "-t", "2")
 
 
 async def test_cameras_by_every_transport_with_a_password(tmp_path: Path) -> None:
-    mounts = {"/a": AUDIO_AND_VIDEO, "/b": f"{H265} {G711}", "/j": JPEG}
+    # one for each transport: who share one and begin at the same moment are at times left without its sound, all of them (GStreamer 1.22)
+    mounts = {f"/{name}": AUDIO_AND_VIDEO for name in ("udp", "tcp", "tunnel")} | {"/b": f"{H265} {G711}", "/j": JPEG}
     async with puller(tmp_path) as p:
         with camera(mounts, user="admin", password="p@ss word") as cam:  # digest, which GStreamer offers alone
             who = "admin:p%40ss%20word"
-            p.open("udp", cam.url("/a", who), "udp")
-            p.open("tcp", cam.url("/a", who), "tcp")
-            p.open("tunnel", cam.url("/a", who), "http")
+            p.open("udp", cam.url("/udp", who), "udp")
+            p.open("tcp", cam.url("/tcp", who), "tcp")
+            p.open("tunnel", cam.url("/tunnel", who), "http")
             p.open("hevc", cam.url("/b", who))
             p.open("jpeg", cam.url("/j", who), "tcp")
-            p.open("wrong", cam.url("/a", "admin:guess"))
+            p.open("wrong", cam.url("/udp", "admin:guess"))
             p.open("nowhere", cam.url("/nope", who))
             for name in ("udp", "tcp", "tunnel"):
                 publication = await p.shown(name, Codec.H264, Codec.AAC)
@@ -106,12 +98,15 @@ async def test_cameras_by_every_transport_with_a_password(tmp_path: Path) -> Non
             assert p.state("wrong").code == "unauthorized"
             assert "user or password is wrong" in p.state("wrong").message
             assert p.state("nowhere").code == "not-found"
-            await asyncio.gather(*(plays(p.node, name) for name in ("udp", "tunnel")))
+            await asyncio.gather(*(watched(p.node, name) for name in ("udp", "tunnel")))
             publication = await p.shown("tcp", Codec.H264, Codec.AAC)
             # the camera tells its clock, and picture and sound are in step by it
             assert publication.health.source_clock is not None
-            at = {track.kind: max(m.last_at for i, m in publication.meters.items() if i == track.id) for track in publication.tracks}
-            assert len(at) == 2
+            sink = Sink(ends=True)
+            publication.attach(sink, replay=False)
+            await until(lambda: all(len(sink.of(track.id)) >= 25 for track in publication.tracks))
+            delays = [min(p.received_at - p.pts / track.clock_rate for p in sink.of(track.id)) for track in publication.tracks]
+            assert abs(delays[0] - delays[1]) < 0.2
 
 
 async def test_basic_and_tcp_only_and_a_camera_whose_power_was_cut(tmp_path: Path) -> None:
@@ -160,4 +155,4 @@ async def test_http_servers_of_ffmpeg_and_a_node_of_our_own(tmp_path: Path) -> N
             assert not hls.health.drops
             assert p.state("hls").transport == "hls"
             assert not flv.health.drops
-            await asyncio.gather(plays(p.node, "hls"), plays(p.node, "mpegts"))
+            await asyncio.gather(watched(p.node, "hls"), watched(p.node, "mpegts"))

@@ -42,7 +42,6 @@ class Attempt:
         self._supervisor = supervisor
         self._told = told
         self._room: Room | None = None
-        self._publication: Publication | None = None
         self._assembler: Assembler | None = None
         self._error: MedianodeError | None = None
         self._task: asyncio.Task[BaseException | None] | None = None
@@ -52,7 +51,7 @@ class Attempt:
 
     @property
     def publication(self) -> Publication | None:
-        return self._publication
+        return None if self._assembler is None else self._assembler.publication
 
     async def run(self, source: Source, tasks: TaskSet) -> BaseException:
         """To its end, which is returned. Cancelled: ends as `closed`. Raises LimitExceeded."""
@@ -80,11 +79,11 @@ class Attempt:
 
     def begin(self, transport: str, expected: frozenset[int] = frozenset()) -> Assembler:
         config, grant = self._config, self._order.grant
-        room, publication = self._registry.publish(grant, DOOR, self._order.host, self.fail)
-        self._room, self._publication = room, publication
+        self._room, publication = self._registry.publish(grant, DOOR, self._order.host, self.fail)
         self._assembler = Assembler(publication, config.ingress.track_wait, config.limits.tracks_per_publication, expected)
         SESSIONS.labels(DOOR).value += 1
-        telemetry.session(log, "publishing", peer=self._order.host, door=DOOR, room=room.name, identity=grant.identity, path=transport)
+        told = {"peer": self._order.host, "door": DOOR, "room": grant.room, "identity": grant.identity, "path": transport}
+        telemetry.session(log, "publishing", **told)
         self._heard_at = clock.now()
         self._supervisor.transport = transport
         self._supervisor.running(self._heard_at)
@@ -102,7 +101,7 @@ class Attempt:
         """The watchdogs, and what the Assembler decides by the clock."""
         if self._error is not None:
             return
-        publication, assembler = self._publication, self._assembler
+        publication, assembler = self.publication, self._assembler
         active, video_at = False, None
         if publication is not None and assembler is not None:
             try:
@@ -131,9 +130,10 @@ class Attempt:
         return PeerGone("the source ended", code="source-ended")
 
     def _close(self, error: BaseException) -> None:
-        room, publication, assembler = self._room, self._publication, self._assembler
-        if room is None or publication is None or assembler is None:
+        room, assembler = self._room, self._assembler
+        if room is None or assembler is None:
             return
+        publication = assembler.publication
         if not publication.ended:
             guarded(DOOR, self._finish, assembler)
         code, message = describe(error, self._order.host)

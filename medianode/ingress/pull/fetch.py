@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
@@ -24,12 +25,13 @@ MAX_COOKIES = 64
 class Fetcher:
     """Made by `open_fetcher`, for one attempt. `user` and `password` go to the host they were given for, and nowhere else."""
 
-    def __init__(self, session: aiohttp.ClientSession, outbound: Outbound, url: str, nonce: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, outbound: Outbound, url: str) -> None:
         parts = urlsplit(url)
         self._session = session
         self._outbound = outbound
         self._home = (parts.scheme, parts.hostname, parts.port)
-        self._authentication = Authentication(unquote(parts.username or ""), unquote(parts.password or ""), lambda: nonce)
+        user, password = unquote(parts.username or ""), unquote(parts.password or "")
+        self._authentication = Authentication(user, password, lambda: secrets.token_hex(8))
 
     @asynccontextmanager
     async def get(self, url: str, *, start: int = 0, length: int = 0) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -61,6 +63,8 @@ class Fetcher:
                 data += chunk
                 if len(data) > most:
                     raise ProtocolError(f"expected at most {most} bytes, got more")
+            if length and response.status == 200:  # it knows no ranges, and sent all of it (RFC 9110 14.2)
+                data = data[start : start + length]
             return bytes(data), str(response.url)
 
     @asynccontextmanager
@@ -97,7 +101,7 @@ class Fetcher:
 
 
 @asynccontextmanager
-async def open_fetcher(outbound: Outbound, url: str, nonce: str) -> AsyncIterator[Fetcher]:
+async def open_fetcher(outbound: Outbound, url: str) -> AsyncIterator[Fetcher]:
     """Its timeouts are its owner's. aiohttp's errors are told as ours: theirs name URLs."""
     guard = Guard(outbound)
     connector = aiohttp.TCPConnector(resolver=guard, use_dns_cache=False, limit=8, socket_factory=guard.make_socket, ssl=outbound.trust)
@@ -112,7 +116,7 @@ async def open_fetcher(outbound: Outbound, url: str, nonce: str) -> AsyncIterato
     )
     try:
         async with session:
-            yield Fetcher(session, outbound, url, nonce)
+            yield Fetcher(session, outbound, url)
     except aiohttp.ClientConnectorCertificateError as e:
         raise e.certificate_error from None
     except aiohttp.ClientConnectorError as e:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 
 from medianode import clock
-from medianode.config import Config
 from medianode.errors import PeerError, PeerGone, ProtocolError, UnsupportedMedia
 from medianode.ingress.assembler import Assembler
+from medianode.ingress.pull.demuxed import take_unit
 from medianode.ingress.pull.fetch import Fetcher
 from medianode.ingress.pull.order import PullOrder
 from medianode.ingress.pull.source import Intake
 from medianode.ingress.transport_stream import TransportStream
 from medianode.protocols.hls_read import MAX_BYTES, Playlist, Segment, Variant, read_playlist
-from medianode.transcode.puller import DemuxedUnit, read_segment
+from medianode.transcode.puller import read_segment
 
 MAX_SEGMENT = 64 << 20
 BEHIND = 3
@@ -33,7 +33,7 @@ REDIRECTED = 4
 
 
 class HlsReader:
-    def __init__(self, fetcher: Fetcher, intake: Intake, order: PullOrder, config: Config) -> None:
+    def __init__(self, fetcher: Fetcher, intake: Intake, order: PullOrder) -> None:
         self._fetcher = fetcher
         self._intake = intake
         self._order = order
@@ -111,7 +111,8 @@ class HlsReader:
         step = min(-(-len(data) // slices // 188) * 188 or 188, MAX_SLICE)
         for i in range(0, len(data), step):
             piece = data[i : i + step]
-            now = await self._wait(i / len(data) * segment.duration, len(piece))
+            now = await self._wait(i / len(data) * segment.duration)
+            self._intake.heard(len(piece), now)
             self._transport.feed(piece, now)
 
     async def _fragments(self, segment: Segment, data: bytes) -> None:
@@ -128,28 +129,15 @@ class HlsReader:
         for i, unit in enumerate(units):
             if (due := (unit.dts - first) / 90_000) >= at or i % MAX_UNITS == 0:
                 at = due + SLICE
-                await self._wait(due, 0)
-            self._take(unit, clock.now())
+                await self._wait(due)
+            now = clock.now()
+            self._intake.heard(len(unit.data), now)
+            take_unit(self._assembler, unit, now)
 
-    def _take(self, unit: DemuxedUnit, now: float) -> None:
-        codec, config, data, dts, pts = unit
-        self._intake.heard(len(data), now)
-        assembler = self._assembler
-        if codec.kind not in assembler.publication.grant.kinds:
-            assembler.unwanted(codec.kind)
-            return
-        if config:
-            assembler.configure(codec, 0, config, now)
-        ms, ticks = divmod(dts, 90)
-        assembler.frame(codec, 0, data, ms, (pts - dts) / 90, now, ticks)
-
-    async def _wait(self, offset: float, nbytes: int) -> float:
+    async def _wait(self, offset: float) -> float:
         """Until `offset` seconds of the segment are due; where they are already, the others have their turn."""
         await asyncio.sleep(max(0.0, self._due + offset - clock.now()))
-        now = clock.now()
-        if nbytes:
-            self._intake.heard(nbytes, now)
-        return now
+        return clock.now()
 
     @property
     def _assembler(self) -> Assembler:

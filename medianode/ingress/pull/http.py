@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator
-from time import thread_time
 from typing import Protocol
 
 import aiohttp
@@ -14,6 +11,7 @@ from medianode import clock
 from medianode.config import Config
 from medianode.errors import PeerGone, ProtocolError, UnsupportedMedia
 from medianode.ingress.assembler import Assembler
+from medianode.ingress.pull.demuxed import take_unit
 from medianode.ingress.pull.fetch import Fetcher, open_fetcher
 from medianode.ingress.pull.hls import HlsReader
 from medianode.ingress.pull.order import PullOrder
@@ -33,7 +31,8 @@ SLICE = 1 << 16
 """Bytes that are taken apart in one go."""
 MAX_PICTURE = 8 << 20
 MAX_TAG = 16 << 20
-_VIDEO, _AUDIO = 9, 8
+_KINDS = {8: Kind.AUDIO, 9: Kind.VIDEO}
+"""FLV's TagType."""
 
 
 class Format(Protocol):
@@ -51,44 +50,39 @@ class HttpSource:
         self._config = config
 
     async def run(self, intake: Intake) -> None:
-        async with open_fetcher(self._outbound, self._order.url, secrets.token_hex(8)) as fetcher:
+        async with open_fetcher(self._outbound, self._order.url) as fetcher:
             playlist = await self._stream(fetcher, intake)
             if playlist:
-                await HlsReader(fetcher, intake, self._order, self._config).run(playlist)
+                await HlsReader(fetcher, intake, self._order).run(playlist)
 
     async def _stream(self, fetcher: Fetcher, intake: Intake) -> str:
         """Until it ends. The URL, where it is a playlist."""
         async with fetcher.get(self._order.url) as response:
+            content_type = response.headers.get("Content-Type", "")
             first = b""
             while len(first) < FIRST and (chunk := await response.content.read(SLICE)):
                 first += chunk
-                if first.startswith(b"#EXTM3U") or boundary_of(response.headers.get("Content-Type", "")) is not None:
+                if first.startswith(b"#EXTM3U") or boundary_of(content_type) is not None:
                     break
             if first.removeprefix(b"\xef\xbb\xbf").startswith(b"#EXTM3U"):
                 return str(response.url)
-            made = _format(first, response.headers.get("Content-Type", ""), intake, self._order.scheme)
+            made = _format(first, content_type, intake, self._order.scheme)
             try:
                 await self._pump(made, first, response, intake)
             finally:
                 made.finish(clock.now())
         raise PeerGone("the source ended the stream", code="source-ended")
 
-    async def _pump(self, made: Format, first: bytes, response: aiohttp.ClientResponse, intake: Intake) -> None:
-        async for data in _chunks(first, response, self._config.pull.read_interval):
-            now = clock.now()
+    async def _pump(self, made: Format, data: bytes, response: aiohttp.ClientResponse, intake: Intake) -> None:
+        """Between two reads there is a rest: what gathers meanwhile is one read. Who sends so much that it costs more rests longer."""
+        rest = self._config.pull.read_interval
+        while data:
+            now, began = clock.now(), clock.thread_seconds()
             intake.heard(len(data), now)
             await made.feed(data, now)
-
-
-async def _chunks(first: bytes, response: aiohttp.ClientResponse, rest: float) -> AsyncIterator[bytes]:
-    """Between two there is a rest: what gathers meanwhile is one read. Who sends so much that it costs more rests longer."""
-    data = first
-    while data:
-        began = thread_time()
-        yield data
-        took = thread_time() - began
-        await asyncio.sleep(max(took * REST, rest if len(data) < SLICE else 0.0))
-        data = await response.content.read(SLICE)
+            took = clock.thread_seconds() - began
+            await asyncio.sleep(max(took * REST, rest if len(data) < SLICE else 0.0))
+            data = await response.content.read(SLICE)
 
 
 def _format(first: bytes, content_type: str, intake: Intake, transport: str) -> Format:
@@ -147,7 +141,7 @@ class _Flv(_Base):
                 return
             position = int.from_bytes(data[5:9], "big") + 4
             self._begun = True
-        kinds = self._assembler.publication.grant.kinds
+        assembler = self._assembler
         while position + 11 <= len(data):
             size = int.from_bytes(data[position + 1 : position + 4], "big")
             if size > MAX_TAG:
@@ -155,13 +149,10 @@ class _Flv(_Base):
             end = position + 11 + size
             if end + 4 > len(data):
                 break
-            kind = {_VIDEO: Kind.VIDEO, _AUDIO: Kind.AUDIO}.get(data[position] & 0x1F)
+            kind = _KINDS.get(data[position] & 0x1F)
             if kind is not None and size:
                 stamp = data[position + 7] << 24 | int.from_bytes(data[position + 4 : position + 7], "big")
-                if kind in kinds:
-                    take_tag(self._assembler, kind, data[position + 11 : end], self._unwrapper.unwrap(stamp), now)
-                else:
-                    self._assembler.unwanted(kind)
+                take_tag(assembler, kind, data[position + 11 : end], self._unwrapper.unwrap(stamp), now)
             position = end + 4
         self._rest = data[position:]
 
@@ -209,14 +200,8 @@ class _Other(_Base):
 
     async def feed(self, data: bytes, now: float) -> None:
         """Raises PeerError, also what the thread ended with."""
-        for codec, config, unit, dts, pts in await self._demuxer.feed(data):
-            if codec.kind not in self._assembler.publication.grant.kinds:
-                self._assembler.unwanted(codec.kind)
-                continue
-            if config:
-                self._assembler.configure(codec, 0, config, now)
-            ms, ticks = divmod(dts, 90)
-            self._assembler.frame(codec, 0, unit, ms, (pts - dts) / 90, now, ticks)
+        for unit in await self._demuxer.feed(data):
+            take_unit(self._assembler, unit, now)
 
     def finish(self, now: float) -> None:
         self._demuxer.close()

@@ -18,6 +18,8 @@ READ_BYTES = 1 << 18
 READS = 4
 """Reads at most in one beat: 160 Mbit/s."""
 MAX_UNSENT = 1 << 18
+SHARE = 3.0
+"""Seconds that each address of a name has to answer, but for the last, which has as long as it is let."""
 
 
 class Link:
@@ -130,27 +132,29 @@ async def connect(outbound: Outbound, host: str, port: int, *, tls: bool = False
     """Raises Forbidden (`private-address`), PeerError (`no-such-host`), OSError, ssl.SSLError. Waits as long as it takes: to be bounded."""
     place = await outbound.place(host, port)
     with contextlib.ExitStack() as unless_done:
-        link = unless_done.enter_context(Link(await dial(place), outbound.trust if tls else None, host))
+        sock = unless_done.enter_context(await _dial(place))
+        link = Link(sock, outbound.trust if tls else None, host)
         await link.handshake()
         unless_done.pop_all()
     return link
 
 
-async def dial(place: Place, share: float = 3.0) -> socket.socket:
-    """The first address that answers within `share` seconds; the last one may take as long as it is let. Raises the last one's OSError."""
-    loop = asyncio.get_running_loop()
-    for i, address in enumerate(place.addresses, 1):
-        sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            with contextlib.ExitStack() as unless_done:
-                unless_done.callback(sock.close)
-                sock.setblocking(False)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                async with asyncio.timeout(share if i < len(place.addresses) else None):
-                    await loop.sock_connect(sock, (address, place.port))
-                unless_done.pop_all()
-            return sock
-        except (OSError, TimeoutError):
-            if i == len(place.addresses):
-                raise
-    raise OSError("no address")
+async def _dial(place: Place) -> socket.socket:
+    """The first address that answers. Raises the last one's OSError."""
+    *others, last = place.addresses
+    for address in others:
+        with contextlib.suppress(OSError):  # TimeoutError is one
+            async with asyncio.timeout(SHARE):
+                return await _connected(address, place.port)
+    return await _connected(last, place.port)
+
+
+async def _connected(address: str, port: int) -> socket.socket:
+    """Raises OSError."""
+    with contextlib.ExitStack() as unless_done:
+        sock = unless_done.enter_context(socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM))
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(sock, (address, port))
+        unless_done.pop_all()
+    return sock

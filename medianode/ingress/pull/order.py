@@ -7,6 +7,7 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from medianode.auth import PublishGrant
+from medianode.ingress.pull.words import LENGTH, printable
 
 Transport = Literal["auto", "udp", "tcp", "http"]
 SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "srt")
@@ -59,9 +60,9 @@ class PullState:
     attempts: int = 0
 
 
-def without_secrets(text: str, url: str, length: int = 300) -> str:
-    """What a source said, fit to be shown and kept: some repeat what they were asked, and some send what is no text."""
-    text = "".join(c if c.isprintable() else " " for c in text)
+def without_secrets(text: str, url: str) -> str:
+    """What a source said, fit to be shown: some repeat what they were asked."""
+    text = printable(text)
     parts = urlsplit(url)
     userinfo = parts.netloc.rpartition("@")[0]
     values = [value for item in parts.query.split("&") for value in (item, item.partition("=")[2])]
@@ -71,4 +72,4 @@ def without_secrets(text: str, url: str, length: int = 300) -> str:
     for secret in sorted({s for raw in secrets for s in (raw, unquote(raw))}, key=len, reverse=True):
         if len(secret) >= 4 or (secret and secret == unquote(parts.password or "")):
             text = text.replace(secret, "…")
-    return text[:length]
+    return text[:LENGTH]

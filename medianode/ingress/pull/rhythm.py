@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from time import thread_time
 
 from medianode import clock
 from medianode.tasks import guarded, until_next
@@ -23,9 +22,6 @@ class Rhythm:
         self._members: dict[Callable[[float], None], float] = {}
         """Until when each rests."""
         self._timer: asyncio.TimerHandle | None = None
-
-    def __len__(self) -> int:
-        return len(self._members)
 
     def join(self, member: Callable[[float], None]) -> Callable[[], None]:
         """Call `member(now)` on every beat, until the callable that is returned is called. One that raises is reported, and left out."""
@@ -48,10 +44,10 @@ class Rhythm:
             if member not in self._members or rests_until > now:
                 continue
             # not by the clock: who was only kept waiting by others has not computed
-            began = thread_time()
+            began = clock.thread_seconds()
             if guarded("pull", member, now) is not None:
                 self._members.pop(member, None)
-            elif (took := thread_time() - began) > self._interval * LONG and member in self._members:
+            elif (took := clock.thread_seconds() - began) > self._interval * LONG and member in self._members:
                 self._members[member] = now + took * (1 + REST)
         if self._members:
             self._schedule()

@@ -121,10 +121,6 @@ class _Player:
         if self._assembler is None:
             self._assembler = self._intake.begin(self._order.scheme)
         self._intake.heard(len(event.payload), now)
-        publication = self._intake.publication
-        if publication is not None and event.kind not in publication.grant.kinds:
-            self._assembler.unwanted(event.kind)
-            return
         take_tag(self._assembler, event.kind, event.payload, self._unwrapper.unwrap(event.timestamp), now)
 
     def _rejected(self, code: str, description: str) -> PeerError:

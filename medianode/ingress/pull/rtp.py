@@ -9,6 +9,7 @@ from medianode.errors import LimitExceeded, PeerGone, ProtocolError, Unsupported
 from medianode.ingress.assembler import Assembler
 from medianode.ingress.pull.reorder import DecodingTimes, reorder_depth
 from medianode.ingress.pull.source import Intake
+from medianode.ingress.pull.words import printable
 from medianode.media.source_clock import SourceClock
 from medianode.media.track import Codec, Kind, Track
 from medianode.protocols.rtp import packet as packets
@@ -18,7 +19,7 @@ from medianode.protocols.rtp.jpeg import JpegDepacketiser
 from medianode.protocols.rtp.mpeg_audio import LatmDepacketiser, Mpeg4Depacketiser, MpegAudioDepacketiser
 from medianode.protocols.rtp.packet import RtpPacket
 from medianode.protocols.rtp.payload import Depacketiser, depacketiser
-from medianode.protocols.rtp.receiver import StreamReceiver
+from medianode.protocols.rtp.receiver import MAX_DROPOUT, StreamReceiver
 from medianode.protocols.rtp.rtcp import ReportBlock
 from medianode.protocols.rtsp.description import Stream
 
@@ -46,7 +47,6 @@ class Incoming:
         self.highest = -1
         self.lost = 0
         self.received = 0
-        self.heard_at = 0.0
         self.bye = False
 
 
@@ -77,15 +77,15 @@ class RtpSession:
             return
         if self._assembler is None:
             self._begin(now)
-        incoming.heard_at, incoming.bye = now, False
+        incoming.bye = False
         if incoming.receiver is not None:
             for arrived, lost in incoming.receiver.push(packet, now):
                 self._packet(incoming, arrived, lost, now)
             return
         ahead = (packet.sequence - incoming.highest) & 0xFFFF
         lost = incoming.highest >= 0 and ahead != 1
-        if lost:
-            incoming.lost += (ahead - 1) & 0xFFFF
+        if lost and 0 < ahead < MAX_DROPOUT:  # else it is a duplicate, or a sender that numbers anew
+            incoming.lost += ahead - 1
         incoming.highest, incoming.ssrc = packet.sequence, packet.ssrc
         incoming.received += 1
         self._packet(incoming, packet, lost, now)
@@ -115,9 +115,8 @@ class RtpSession:
             if incoming.receiver is not None:
                 for arrived, lost in incoming.receiver.poll(now):
                     self._packet(incoming, arrived, lost, now)
-        publication = self._intake.publication
-        if publication is not None:
-            health = publication.health
+        if self._assembler is not None:
+            health = self._assembler.publication.health
             health.drift = self._clock.drift
             health.source_clock = self._clock.utc
             received = sum(s.received if s.receiver is None else s.receiver.received for s in self.streams)
@@ -138,9 +137,9 @@ class RtpSession:
     def _begin(self, now: float) -> None:
         expected = frozenset(int(stream.kind is Kind.AUDIO) for stream in self.streams)
         assembler = self._assembler = self._intake.begin(self._transport, expected)
-        publication = self._intake.publication
-        if publication is not None and self._notes:
-            publication.health.notes["unsupported-codec"] = f"left out, for the node cannot carry it: {', '.join(self._notes)}"[:200]
+        if self._notes:
+            note = f"left out, for the node cannot carry it: {', '.join(self._notes)}"
+            assembler.publication.health.notes["unsupported-codec"] = printable(note, 200)
         for incoming in self.streams:
             record = incoming.stream.record()
             if record is not None:
@@ -152,7 +151,7 @@ class RtpSession:
         try:
             frames = incoming.depacketiser.push(packet, lost)
         except LimitExceeded as e:
-            self._damaged(incoming, "oversized-frame", e.message)
+            _damaged(incoming, assembler, "oversized-frame", e.message)
             return
         except UnsupportedMedia as e:
             assembler.bad_frame(e)
@@ -162,7 +161,7 @@ class RtpSession:
 
     def _frame(self, incoming: Incoming, assembler: Assembler, frame: Frame, now: float) -> None:
         if not frame.complete:
-            self._damaged(incoming, "lost-packets", incoming.depacketiser.fault)
+            _damaged(incoming, assembler, "lost-packets", incoming.depacketiser.fault)
             return
         placed = incoming.clock.place(frame.timestamp, now)
         if placed.jumped:
@@ -183,17 +182,16 @@ class RtpSession:
         step = int(90_000 / (track.frame_rate or 25.0))
         assembler.put(parsed, incoming.times.place(placed.ticks, step), now, pts=placed.ticks)
 
-    def _damaged(self, incoming: Incoming, cause: str, fault: str) -> None:
-        self._drop(cause)
-        publication = self._intake.publication
-        if fault and publication is not None:
-            publication.health.last_error = fault
-        if self._assembler is not None:
-            self._assembler.damaged(incoming.kind, 0)
-
     def _drop(self, cause: str) -> None:
         if self._assembler is not None:
             self._assembler.drop(cause)
+
+
+def _damaged(incoming: Incoming, assembler: Assembler, cause: str, fault: str) -> None:
+    assembler.drop(cause)
+    if fault:
+        assembler.publication.health.last_error = fault
+    assembler.damaged(incoming.kind, 0)
 
 
 def _depacketiser(stream: Stream, codec: Codec) -> Depacketiser:

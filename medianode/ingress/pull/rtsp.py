@@ -11,7 +11,6 @@ import contextlib
 import secrets
 import socket
 from contextlib import ExitStack
-from typing import Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from medianode import clock
@@ -38,20 +37,7 @@ UDP_BUFFER = 4 << 20
 DATAGRAM = 65_536
 UDP_BATCH = 2048
 """Datagrams of one stream at most in one beat."""
-
-
-class Wire(Protocol):
-    """A Link, or a Tunnel over two of them."""
-
-    address: str
-
-    async def send(self, data: bytes) -> None: ...
-
-    async def receive(self) -> bytes: ...
-
-    def poll(self) -> tuple[bytes, bool]: ...
-
-    def write(self, data: bytes) -> None: ...
+Wire = Link | Tunnel
 
 
 class _Moved(PeerError):
@@ -77,20 +63,19 @@ class RtspSource:
         for _ in range(REDIRECTIONS):
             try:
                 await self._visit(url, user, password, intake)
+                return
             except _Moved as moved:
                 there = _follow(url, moved.location)
                 if there.hostname != url.hostname:
                     # a password is for who it was given to
                     user, password = unquote(there.username or ""), unquote(there.password or "")
                 url = there
-                continue
-            return
         raise ProtocolError(f"the source redirects more than {REDIRECTIONS} times", code="too-many-redirects")
 
     async def _visit(self, url: SplitResult, user: str, password: str, intake: Intake) -> None:
         host, port = url.hostname or "", url.port or PORTS[url.scheme]
         with ExitStack() as stack:
-            wire: Link | Tunnel
+            wire: Wire
             if self._transport == "http":
                 target = f"{url.path or '/'}{'?' + url.query if url.query else ''}"
                 opening = open_tunnel(self._outbound, host, port, target, user, password, tls=url.scheme == "rtsps")
@@ -126,16 +111,18 @@ class RtspSource:
             if ports is not None:
                 if "/tcp" in transport.partition(";")[0].lower():
                     raise UnsupportedMedia("the source sends by TCP only", code="unsupported-transport")
-                await self._bind(ports, index, told)
+                await self._bind(ports, told)
             else:
                 first = told.get("interleaved", "").partition("-")[0]
                 if "interleaved" not in told:
                     raise UnsupportedMedia("the source does not send within its connection", code="unsupported-transport")
                 at = int(first) & 0xFE if first.isascii() and first.isdigit() and len(first) < 4 and int(first) < 255 else index * 2
+                if at in channels:
+                    raise UnsupportedMedia("the source sends two streams in one channel", code="unsupported-transport")
                 channels[at], channels[at + 1] = (index, False), (index, True)
         return channels
 
-    async def _bind(self, ports: _Ports, index: int, told: dict[str, str]) -> None:
+    async def _bind(self, ports: _Ports, told: dict[str, str]) -> None:
         """Where this stream's packets come from. Another host than the one we talk to is looked at like any address."""
         numbers = [int(n) if n.isascii() and n.isdigit() and len(n) < 6 else 0 for n in told.get("server_port", "").split("-")]
         rtp = numbers[0] if 0 < numbers[0] < 65_536 else 0
@@ -143,7 +130,7 @@ class RtspSource:
         if (source := told.get("source", "")) and source != ports.peer:
             with contextlib.suppress(PeerError):  # a camera behind NAT tells an address of the inside; packets come from the one we know
                 ports.allow((await self._outbound.place(source, rtp)).addresses)
-        ports.bind(index, rtp, rtcp)
+        ports.bind(rtp, rtcp)
 
 
 class _Talk:
@@ -240,7 +227,7 @@ class _Playing:
             connection.receive_data(data)
         for channel, frame in connection.take_frames():
             if (found := self._channels.get(channel)) is not None:
-                self._take(found[0], found[1], frame, now)
+                self._take(*found, frame, now)
         if self._ports is not None:
             for index, datagram in self._ports.receive(0):
                 self._take(index, False, datagram, now)
@@ -269,12 +256,12 @@ class _Playing:
         connection = self._talk.connection
         if now >= self._report_at:
             self._report_at = now + REPORT
+            reports = self._session.reports(now)
             if self._ports is not None:
-                self._ports.report(self._session.reports(now))
-            else:
-                channels = {found[0]: channel for channel, found in self._channels.items() if found[1]}
-                for index, report in enumerate(self._session.reports(now)):
-                    connection.send_frame(channels[index], report)
+                self._ports.report(reports)
+            for channel, (index, is_rtcp) in self._channels.items():
+                if is_rtcp:
+                    connection.send_frame(channel, reports[index])
         if now >= self._alive_at:
             self._alive_at = now + self._pause
             connection.forget()
@@ -319,9 +306,8 @@ class _Ports:
     def allow(self, addresses: tuple[str, ...]) -> None:
         self._allowed.update(addresses)
 
-    def bind(self, index: int, rtp: int, rtcp: int) -> None:
-        """Where the stream's source sends from, 0 where it did not say."""
-        assert index == len(self._bound)
+    def bind(self, rtp: int, rtcp: int) -> None:
+        """Where the source of the pair opened last sends from, 0 where it did not say."""
         self._bound.append((rtp, rtcp))
 
     def punch(self) -> None:

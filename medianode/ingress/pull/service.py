@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable
 
 from medianode import clock, telemetry
@@ -12,7 +13,7 @@ from medianode.config import Config
 from medianode.errors import LimitExceeded, MedianodeError
 from medianode.ingress.pull.attempt import FINAL, Attempt
 from medianode.ingress.pull.http import HttpSource
-from medianode.ingress.pull.order import PullOrder, PullState
+from medianode.ingress.pull.order import SCHEMES, PullOrder, PullState
 from medianode.ingress.pull.rhythm import Rhythm
 from medianode.ingress.pull.rtmp import RtmpSource
 from medianode.ingress.pull.rtsp import RtspSource
@@ -28,15 +29,12 @@ log = logging.getLogger("medianode.pull")
 LOOK = 0.5
 DATAGRAM_INTERVAL = 0.015
 """Seconds between reads of cameras that send datagrams: a key frame at 100 Mbit/s must fit into the socket's buffer meanwhile."""
-Make = Callable[[PullOrder, str], Source]
-"""A Source for one attempt by this transport."""
 
 
 class PullService:
     """`open` and `close` at any time; `serve` runs until cancelled and looks after them.
 
     `on_state` is told of each change of state or code.
-    `makers`: how each scheme is fetched; more may be put in before `serve`.
     """
 
     def __init__(self, config: Config, registry: Registry, outbound: Outbound) -> None:
@@ -46,15 +44,9 @@ class PullService:
         self._running: dict[str, _Running] = {}
         self._tasks = TaskSet("pull", config.limits.pulls * 2 + 2)
         self._last: dict[str, str] = {}
-        self.rhythm = Rhythm(config.pull.read_interval)
-        self.datagram_rhythm = Rhythm(min(config.pull.read_interval, DATAGRAM_INTERVAL))
+        self._rhythm = Rhythm(config.pull.read_interval)
+        self._datagram_rhythm = Rhythm(min(config.pull.read_interval, DATAGRAM_INTERVAL))
         self.on_state: Callable[[str, PullState], None] = lambda ingress_id, state: None
-        self.makers: dict[str, Make] = {
-            **dict.fromkeys(("rtsp", "rtsps"), self._rtsp),
-            **dict.fromkeys(("rtmp", "rtmps"), self._rtmp),
-            **dict.fromkeys(("http", "https"), self._http),
-            "srt": self._srt,
-        }
         telemetry.gauge("medianode_pulls", "Sources that the node fetches, by state", "state", read=self._states)
 
     def __len__(self) -> int:
@@ -63,8 +55,12 @@ class PullService:
     async def serve(self) -> None:
         async with self._tasks:
             async for now in every(LOOK):
-                for running in tuple(self._running.values()):
-                    running.look(now)
+                self._look(now)
+
+    def _look(self, now: float) -> None:
+        """Not in the loop of `serve`, whose variables live on: the last source would be kept."""
+        for running in tuple(self._running.values()):
+            running.look(now)
 
     def open(self, order: PullOrder) -> None:
         """Fetch it from now on. The same again is nothing; another order of the same ingress takes the place of the old one.
@@ -74,7 +70,7 @@ class PullService:
         old = self._running.get(order.ingress_id)
         if old is not None and not old.over and old.order == order:
             return
-        self._outbound.parse(order.url, tuple(self.makers))
+        self._outbound.parse(order.url, SCHEMES)
         if old is None and len(self._running) >= self._config.limits.pulls:
             raise LimitExceeded(f"the node fetches {self._config.limits.pulls} sources already", code="node-full")
         running = _Running(self, order, self._supervisor(order), old)
@@ -97,7 +93,15 @@ class PullService:
             await self.close(ingress_id)
 
     def source(self, order: PullOrder, transport: str) -> Source:
-        return self.makers[order.scheme](order, transport)
+        """For one attempt. Raises InvalidRequest."""
+        match order.scheme:
+            case "rtsp" | "rtsps":
+                return RtspSource(order, transport, self._outbound, self._datagram_rhythm if transport == "udp" else self._rhythm)
+            case "rtmp" | "rtmps":
+                return RtmpSource(order, self._outbound, self._rhythm, self._config.limits)
+            case "srt":
+                return SrtCaller(order.url, self._outbound, self._config)
+        return HttpSource(order, self._outbound, self._config)
 
     def attempt(self, order: PullOrder, supervisor: Supervisor, told: Callable[[], None]) -> Attempt:
         return Attempt(self._config, self._registry, order, supervisor, told)
@@ -111,18 +115,6 @@ class PullService:
     @property
     def tasks(self) -> TaskSet:
         return self._tasks
-
-    def _rtsp(self, order: PullOrder, transport: str) -> Source:
-        return RtspSource(order, transport, self._outbound, self.datagram_rhythm if transport == "udp" else self.rhythm)
-
-    def _rtmp(self, order: PullOrder, transport: str) -> Source:
-        return RtmpSource(order, self._outbound, self.rhythm, self._config.limits)
-
-    def _http(self, order: PullOrder, transport: str) -> Source:
-        return HttpSource(order, self._outbound, self._config)
-
-    def _srt(self, order: PullOrder, transport: str) -> Source:
-        return SrtCaller(order.url, self._outbound, self._config)
 
     def _supervisor(self, order: PullOrder) -> Supervisor:
         pull = self._config.pull
@@ -148,9 +140,7 @@ class PullService:
         return (last, *(t for t in every_way if t != last)) if last in every_way else every_way
 
     def _states(self) -> list[telemetry.Sample]:
-        totals: dict[str, int] = {}
-        for running in self._running.values():
-            totals[running.state.state] = totals.get(running.state.state, 0) + 1
+        totals = Counter(running.state.state for running in self._running.values())
         return [((state,), n) for state, n in totals.items()]
 
 

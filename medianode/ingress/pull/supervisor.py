@@ -53,10 +53,6 @@ class Supervisor:
         self._proven = False
         self._untried = [t for t in terms.transports if t != self.transport]
 
-    def due(self, now: float) -> bool:
-        """Whether an attempt is to begin."""
-        return self.state == "waiting" and now >= self.retry_at
-
     def begin(self, now: float) -> str:
         """An attempt begins: by which transport."""
         self.state = "opening"
@@ -100,11 +96,10 @@ class Supervisor:
 
     def failed(self, now: float, code: str, message: str) -> None:
         """The attempt is over; it waits, or goes on at once by another transport."""
-        ran = 0.0 if self._ran_at is None else now - self._ran_at
         self.state, self.code, self.message = "waiting", code, message
-        if ran >= HEALTHY:
+        if self._ran_at is not None and now - self._ran_at >= HEALTHY:
             self._failures = self._refusals = 0
-        if self._another(code, ran):
+        if self._another(code):
             self.retry_at = now
             return
         if code in _REFUSALS:
@@ -119,10 +114,10 @@ class Supervisor:
     def stopped(self) -> None:
         self.state = "stopped"
 
-    def _another(self, code: str, ran: float) -> bool:
+    def _another(self, code: str) -> bool:
         """Whether another transport is left to try in this round. One that has proven itself is not left for a mere silence."""
         transports = self.terms.transports
-        if code in _TRANSPORT_FAULTS and not (self._proven and code == "source-silent"):
+        if len(transports) > 1 and code in _TRANSPORT_FAULTS and not (self._proven and code == "source-silent"):
             if self._untried:
                 self.transport = self._untried.pop(0)
                 self._proven = False

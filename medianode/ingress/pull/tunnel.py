@@ -48,8 +48,7 @@ class Tunnel:
         return await self._down.receive()
 
     def poll(self) -> tuple[bytes, bool]:
-        data, ended = self._down.poll()
-        return data, ended
+        return self._down.poll()
 
     def write(self, data: bytes) -> None:
         self._up.write(base64.b64encode(data) if data else b"")
@@ -62,6 +61,7 @@ async def open_tunnel(outbound: Outbound, host: str, port: int, target: str, use
     authentication = Authentication(user, password, lambda: secrets.token_hex(8))
     with ExitStack() as stack:
         for _ in range(3):
+            stack.close()  # the one before, which was refused: cameras have few seats
             down = stack.enter_context(await connect(outbound, host, port, tls=tls))
             await down.send(_request("GET", target, f"{name}:{port}", cookie, authentication, f"Accept: {_MIME}"))
             status, headers, early = await _answer(down)

@@ -21,6 +21,8 @@ _REFUSED = {
     500: ("source-error", "it has a fault of its own"),
     503: ("source-full", "it is busy: too many viewers on the camera?"),
 }
+LENGTH = 300
+"""Characters of a message that is kept."""
 _NUMBERS = {
     errno.ECONNREFUSED: ("connection-refused", "nothing listens there: is the port right, and the source up?"),
     errno.EHOSTUNREACH: ("no-route", "no route to it: is it switched on, and in this network?"),
@@ -31,6 +33,11 @@ _NUMBERS = {
 }
 
 
+def printable(text: str, length: int | None = None) -> str:
+    """Fit to be shown and kept: some sources send what is no text, which no database takes, and some send a book."""
+    return "".join(c if c.isprintable() else " " for c in text[:length])
+
+
 def refused(status: int, step: str) -> tuple[str, str]:
     """Of an RTSP or HTTP status. Its own words are left out: they may repeat what they were asked with."""
     code, words = _REFUSED.get(status, ("rejected" if status < 500 else "source-error", "it refuses"))
@@ -38,16 +45,16 @@ def refused(status: int, step: str) -> tuple[str, str]:
 
 
 def describe(error: BaseException, host: str) -> tuple[str, str]:
-    """A code and a sentence, all of our own words: what a source said is masked where it is quoted."""
+    """A code and a sentence. What a source said is masked where it is quoted."""
     match error:
         case MedianodeError():
-            return error.code, error.message
+            return error.code, printable(error.message, LENGTH)
         case ssl.SSLCertVerificationError():
             why = getattr(error, "verify_message", "") or error.strerror
             return "certificate-not-trusted", f"the certificate of {host} is not trusted ({why}): outbound.cafile may name a PEM to trust"
         case ssl.SSLError():
             return "tls-failed", f"{host}: TLS failed ({getattr(error, 'reason', '') or error.strerror}): is this the TLS port?"
-        case TimeoutError() if not isinstance(error, OSError) or not error.errno:
+        case TimeoutError() if not error.errno:
             return "unreachable", f"{host}: no answer in time"
         case OSError():
             words = os.strerror(error.errno) if error.errno and error.errno > 0 else type(error).__name__

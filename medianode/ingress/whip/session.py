@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import logging
 import secrets
@@ -11,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from medianode import clock, telemetry
-from medianode.codecs import h264, opus
+from medianode.codecs import opus
 from medianode.config import Config
 from medianode.errors import LimitExceeded, MedianodeError, PeerError, PeerGone, PeerTimeout, ProtocolError, UnsupportedMedia
 from medianode.ingress.assembler import Assembler
@@ -21,6 +19,7 @@ from medianode.media.source_clock import SourceClock
 from medianode.media.track import Codec, Kind
 from medianode.protocols.rtp import packet as packets
 from medianode.protocols.rtp import rtcp
+from medianode.protocols.rtp.h264 import sprop_record
 from medianode.protocols.rtp.packet import RtpPacket
 from medianode.protocols.rtp.payload import Frame
 from medianode.protocols.rtp.receiver import Arrived
@@ -297,7 +296,7 @@ class WhipSession:
             if stereo:
                 assembler.configure(codec.codec, stream.slot.index, opus.build_head(opus.OpusHead(2)), now)
         elif codec.codec is Codec.H264 and (sets := codec.fmtp.get("sprop-parameter-sets")) and stream.slot.layer is None:
-            record = h264_record(sets)
+            record = sprop_record(sets)
             if record is not None:
                 assembler.configure(codec.codec, stream.slot.index, record, now)
 
@@ -356,17 +355,3 @@ class WhipSession:
             assembler.unwanted(Kind.AUDIO if Kind.VIDEO in publication.grant.kinds else Kind.VIDEO)
         else:
             assembler.drop(cause)
-
-
-def h264_record(sprop: str) -> bytes | None:
-    """avcC of an offer's `sprop-parameter-sets` (RFC 6184 8.1); None where it cannot be read, for the stream may yet bring its own."""
-    sps: list[bytes] = []
-    pps: list[bytes] = []
-    try:
-        for text in sprop.split(","):
-            unit = base64.b64decode(text, validate=True)
-            if unit:
-                {7: sps, 8: pps}.get(unit[0] & 31, []).append(unit)
-        return h264.build_avcc(tuple(sps), tuple(pps)) if sps and pps else None
-    except (binascii.Error, ValueError, ProtocolError):
-        return None

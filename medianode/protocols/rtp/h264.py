@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 from medianode.codecs import h264, nal
 from medianode.codecs.h264 import NalType
 from medianode.errors import ProtocolError, UnsupportedMedia
@@ -18,6 +20,17 @@ _HEADS = tuple(
     for byte in range(256)
     for i in (byte & 0xE0 | FU_A,)
 )
+
+
+def sprop_record(sets: str) -> bytes | None:
+    """avcC of `sprop-parameter-sets` (8.1); None where they cannot be read, or are not all there: the stream may yet bring its own."""
+    try:
+        units = [base64.b64decode(text) for text in sets.split(",")]
+        sps = tuple(unit for unit in units if unit and unit[0] & 31 == NalType.SPS)
+        pps = tuple(unit for unit in units if unit and unit[0] & 31 == NalType.PPS)
+        return h264.build_avcc(sps, pps) if sps and pps else None
+    except (ValueError, ProtocolError):
+        return None
 
 
 class H264Packetiser(NalPacketiser):

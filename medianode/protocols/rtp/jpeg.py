@@ -48,26 +48,36 @@ class JpegDepacketiser:
     def push(self, packet: RtpPacket, lost: bool) -> list[Frame]:
         frames: list[Frame] = []
         if packet.timestamp != self._timestamp:
-            self._reset(packet.timestamp)
+            self._give_up(frames)  # its end never came
+            self._timestamp = packet.timestamp
         try:
-            self._take(packet.payload, lost)
+            self._take(packet.payload, lost, frames)
+        except LimitExceeded:
+            self._reset()
+            raise
         except ProtocolError as e:
-            self._reset(packet.timestamp)
-            if isinstance(e, LimitExceeded):
-                raise
+            self._reset()
             self.malformed += 1
             self.fault = e.message
+            frames.append(Frame(b"", packet.timestamp, False))
             return frames
         if packet.marker and self._head:
             data = b"".join((self._head, *self._scan))
             frames.append(Frame(data if data.endswith(b"\xff\xd9") else data + b"\xff\xd9", packet.timestamp, True))
-            self._reset(packet.timestamp)
+            self._reset()
         return frames
 
-    def _reset(self, timestamp: int) -> None:
-        self._scan, self._size, self._head, self._timestamp = [], 0, b"", timestamp
+    def _reset(self) -> None:
+        self._scan, self._size, self._head = [], 0, b""
 
-    def _take(self, payload: bytes, lost: bool) -> None:
+    def _give_up(self, frames: list[Frame]) -> None:
+        """The picture that is open, if one is."""
+        if self._head:
+            self.incomplete += 1
+            frames.append(Frame(b"", self._timestamp, False))
+            self._reset()
+
+    def _take(self, payload: bytes, lost: bool, frames: list[Frame]) -> None:
         if len(payload) < 8:
             raise ProtocolError(f"JPEG over RTP: expected at least 8 bytes, got {len(payload)}")
         offset = int.from_bytes(payload[1:4], "big")
@@ -95,9 +105,7 @@ class JpegDepacketiser:
                 )
             self._head, self._scan, self._size = _headers(kind & 1, width, height, tables, restart), [], 0
         elif lost or not self._head or offset != self._size:
-            if self._head:
-                self.incomplete += 1
-            self._reset(self._timestamp)
+            self._give_up(frames)
             return
         self._scan.append(payload[at:])
         self._size += len(payload) - at

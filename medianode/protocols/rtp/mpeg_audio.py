@@ -34,11 +34,11 @@ class _Gathering:
             self._pieces = b""
             raise LimitExceeded(f"audio frame: expected at most {self._max_bytes} bytes, got more")
 
-    def _spoilt(self, error: ProtocolError) -> list[Frame]:
+    def _spoilt(self, error: ProtocolError, timestamp: int) -> Frame:
         self.malformed += 1
         self.fault = error.message
         self._pieces = b""
-        return []
+        return Frame(b"", timestamp, False)
 
 
 class Mpeg4Depacketiser(_Gathering):
@@ -60,7 +60,7 @@ class Mpeg4Depacketiser(_Gathering):
         try:
             sizes, data = self._read(payload)
         except ProtocolError as e:
-            return self._spoilt(e)
+            return [self._spoilt(e, packet.timestamp)]
         if len(sizes) == 1 and (sizes[0] > len(data) or self._pieces):
             self._gather(data, packet.timestamp, lost)
             if len(self._pieces) < sizes[0]:
@@ -105,7 +105,7 @@ class LatmDepacketiser(_Gathering):
             if data[at - 1] != 0xFF:
                 break
         if not size or at + size > len(data):
-            return self._spoilt(ProtocolError(f"LATM: expected a frame of {size} bytes, got {len(data) - at}"))
+            return [self._spoilt(ProtocolError(f"LATM: expected a frame of {size} bytes, got {len(data) - at}"), packet.timestamp)]
         return [Frame(data[at : at + size], packet.timestamp, True)]
 
 
@@ -134,7 +134,7 @@ class MpegAudioDepacketiser(_Gathering):
                 timestamp += header.samples * 90_000 // header.sample_rate
                 self._pieces = self._pieces[header.frame_size :]
         except ProtocolError as e:
-            self._spoilt(e)
+            frames.append(self._spoilt(e, packet.timestamp))
         return frames
 
 

@@ -88,11 +88,6 @@ class ClientConnection:
         """Interleaved: receiver reports."""
         self._out.append(bytes((0x24, channel)) + len(data).to_bytes(2, "big") + data)
 
-    @property
-    def stray(self) -> int:
-        """Bytes between messages that were neither."""
-        return self._splitter.skipped
-
     def _send(self, asked: _Asked) -> None:
         self._sequence += 1
         headers = {"CSeq": str(self._sequence), "User-Agent": AGENT, **asked.headers}

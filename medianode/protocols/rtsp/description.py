@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from medianode.codecs import aac, h264, hevc
+from medianode.codecs import hevc
+from medianode.codecs.latm import StreamMux
 from medianode.errors import LimitExceeded, ProtocolError, UnsupportedMedia
 from medianode.media.track import Codec, Kind
+from medianode.protocols.rtp.h264 import sprop_record
+from medianode.protocols.rtsp.messages import parse_parameters
 
 MAX_LINES = 2048
 MAX_STREAMS = 32
@@ -60,14 +62,14 @@ class Stream:
         try:
             match self.codec:
                 case Codec.H264:
-                    return _h264_record(self.fmtp.get("sprop-parameter-sets", ""))
+                    return sprop_record(self.fmtp.get("sprop-parameter-sets", ""))
                 case Codec.HEVC:
                     return _hevc_record(self.fmtp)
                 case Codec.AAC if self.encoding == "mpeg4-generic":
                     return bytes.fromhex(self.fmtp.get("config", "")) or None
                 case Codec.AAC:
-                    return latm_config(bytes.fromhex(self.fmtp.get("config", "")))
-        except (ValueError, binascii.Error, ProtocolError):
+                    return StreamMux().configure(bytes.fromhex(self.fmtp.get("config", "")))
+        except (ValueError, ProtocolError):
             pass
         return None
 
@@ -147,10 +149,7 @@ def _attribute(stream: Stream, name: str, value: str) -> None:
             stream.encoding, stream.clock_rate = encoding.strip().lower(), int(rate)
             stream.channels = int(channels) if channels.strip() in ("1", "2", "3", "4", "5", "6", "7", "8") else 1
         return
-    for item in rest.split(";"):
-        key, _, text = item.strip().partition("=")
-        if key:
-            stream.fmtp[key.strip().lower()] = text.strip().strip('"')
+    stream.fmtp |= parse_parameters(rest)
 
 
 def _resolve(base: str, control: str) -> str:
@@ -163,33 +162,6 @@ def _resolve(base: str, control: str) -> str:
     return f"{base}{control}" if base.endswith("/") else f"{base}/{control}"
 
 
-def _h264_record(sets: str) -> bytes | None:
-    units = [base64.b64decode(text) for text in sets.split(",") if text]
-    sps = tuple(unit for unit in units if unit and unit[0] & 31 == h264.NalType.SPS)
-    pps = tuple(unit for unit in units if unit and unit[0] & 31 == h264.NalType.PPS)
-    return h264.build_avcc(sps, pps) if sps and pps else None
-
-
 def _hevc_record(fmtp: dict[str, str]) -> bytes | None:
     found = [tuple(base64.b64decode(text) for text in fmtp.get(f"sprop-{name}", "").split(",") if text) for name in ("vps", "sps", "pps")]
     return hevc.build_hvcc(*found) if all(found) else None
-
-
-def latm_config(config: bytes) -> bytes | None:
-    """AudioSpecificConfig out of a StreamMuxConfig (ISO/IEC 14496-3 1.7.3): version 0, one programme, one layer, as RFC 6416 has it."""
-    if len(config) < 4 or config[0] != 0x40 or config[1] & 0xFE:
-        return None
-    bits = int.from_bytes(config, "big")
-    size = len(config) * 8
-    # audioMuxVersion 1, allStreamsSameTimeFraming 1, numSubFrames 6, numProgram 4, numLayer 3: the configuration begins at bit 15
-    rest = ((bits & ((1 << (size - 15)) - 1)) << 7).to_bytes((size - 8) // 8, "big")
-    asc = aac.parse_asc(rest)
-    # anew: behind it stand bits that are not its own
-    return aac.build_asc(
-        asc.sample_rate,
-        asc.channel_config,
-        asc.object_type,
-        frame_length=asc.frame_length,
-        extension_sample_rate=asc.extension_sample_rate,
-        ps=asc.ps,
-    )

@@ -56,8 +56,6 @@ class Splitter:
         self._rest = b""
         self._garbage = 0
         self._lost = False
-        self.skipped = 0
-        """Bytes of garbage in all."""
 
     def __len__(self) -> int:
         """Bytes that wait for the rest of theirs."""
@@ -131,7 +129,6 @@ class Splitter:
         answer = data.find(b"RTSP/", position + 1, until)
         taken = (answer if answer >= 0 else until) - position
         self._lost = True
-        self.skipped += taken
         self._waste(taken)
         return taken
 
@@ -179,10 +176,10 @@ def build_request(method: str, url: str, headers: Mapping[str, str]) -> bytes:
 
 
 def parse_parameters(text: str) -> dict[str, str]:
-    """`a;b=c;d="e"` of Transport and Session: names in lower case."""
+    """`a;b=c;d="e"` of Transport, Session and fmtp: names in lower case."""
     found: dict[str, str] = {}
     for item in text.split(";"):
         name, _, value = item.strip().partition("=")
         if name:
-            found[name.lower()] = value.strip().strip('"')
+            found[name.strip().lower()] = value.strip().strip('"')
     return found

@@ -187,6 +187,19 @@ def test_exact_ticks_stay_as_they_are(assembler: Assembler, sink: Sink) -> None:
     assert [p.dts for p in sink.packets if not p.track.is_video] == [48_007 + i * 960 for i in range(10)]
 
 
+def test_pictures_keep_the_ticks_and_the_order_that_their_source_tells(assembler: Assembler, sink: Sink) -> None:
+    start(assembler)
+    for dts, late in ((3003, 9009), (6006, 0)):
+        ms, ticks = divmod(dts, 90)
+        assembler.frame(Codec.H264, 0, SLICE, ms, late / 90, dts / 90_000, ticks)
+    for dts, pts in ((9009, 12_012), (12_012, 9009)):  # none is shown before it is decoded
+        parsed = assembler.parse(Codec.H264, 0, SLICE, dts / 90_000)
+        assert parsed is not None
+        assert assembler.put(parsed, dts, dts / 90_000, pts=pts)
+    shown = [(p.dts, p.pts) for p in sink.packets if p.track.is_video]
+    assert shown == [(0, 5940), (3003, 12_012), (6006, 6006), (9009, 12_012), (12_012, 12_012)]
+
+
 def test_a_damaged_picture_waits_for_its_key_frame_and_the_others_go_on(assembler: Assembler, sink: Sink, publication: Publication) -> None:
     put(assembler, Codec.VP8, 0, VP8_KEY, 0, 0.0)
     put(assembler, Codec.OPUS, 0, TOC, 0, 0.0)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from medianode.codecs import h264, nal
 from medianode.errors import ProtocolError
 from medianode.ingress.elementary import ElementaryStream
 from medianode.media.track import Codec
@@ -66,6 +67,17 @@ def test_vp9_learns_its_size_from_the_first_key_frame(record: bool) -> None:
     assert unit is not None
     assert unit.track is not None
     assert (unit.track.width, unit.track.height, len(unit.track.config)) == (128, 96, 8)
+
+
+def test_parameter_sets_that_come_twice_in_band_are_no_change() -> None:
+    record = h264.parse_avcc(VECTORS["x264-high-360p25-bframes.avcC"])
+    s, idr = stream(Codec.H264), bytes.fromhex("658884002a")
+    unit = s.unit(nal.join((*record.sps, *record.pps, idr)))
+    assert unit is not None
+    assert unit.track is not None
+    again = s.unit(nal.join((*record.sps, *record.pps) * 2 + (idr,)))
+    assert again is not None
+    assert again.track is None
 
 
 def test_vp8_and_jpeg_need_no_header() -> None:

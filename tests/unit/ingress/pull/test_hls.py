@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from medianode.config import Config
 from medianode.ingress.pull.hls import MAX_SLICE, HlsReader
 from medianode.protocols.hls_read import Segment
 
@@ -24,7 +23,7 @@ class Taker:
 
 async def test_a_large_segment_of_no_time_is_taken_in_slices() -> None:
     taker = Taker()
-    reader = HlsReader(cast(Any, None), cast(Any, taker), cast(Any, None), Config())
+    reader = HlsReader(cast(Any, None), cast(Any, taker), cast(Any, None))
     reader._transport = cast(Any, taker)
     await reader._transport_stream(Segment(0, "http://h/a.ts", 0.0), bytes(5 * MAX_SLICE + 188))
     assert taker.sizes == [MAX_SLICE] * 5 + [188]

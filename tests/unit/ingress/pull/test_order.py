@@ -8,7 +8,7 @@ import ssl
 import pytest
 
 from medianode.auth import Door, PublishGrant, Takeover
-from medianode.errors import PeerError
+from medianode.errors import PeerError, UnsupportedMedia
 from medianode.ingress.pull.order import PullOrder, without_secrets
 from medianode.ingress.pull.words import describe, refused
 
@@ -72,6 +72,12 @@ def test_plain_words(error: BaseException, code: str, words: str) -> None:
     assert told == code
     assert words in message
     assert "secret" not in message
+
+
+def test_databases_can_take_what_a_source_said() -> None:
+    """The codec's name of an SDP, or a Content-Type in Latin-1, which aiohttp decodes to surrogates."""
+    error = UnsupportedMedia("expected H.264, got \x00evil\n\udcff" + "x" * 200_000, code="unsupported-codec")
+    assert describe(error, "h") == ("unsupported-codec", "expected H.264, got  evil  " + "x" * 273)
 
 
 @pytest.mark.parametrize(

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-from time import thread_time
+import pytest
 
-from medianode.ingress.pull.rhythm import Rhythm
+from medianode import clock
+from medianode.ingress.pull.rhythm import LONG, REST, Rhythm
+
+BEAT = 0.5
 
 
-async def test_who_computes_long_rests_and_the_others_do_not() -> None:
-    rhythm = Rhythm(0.004)
+async def test_who_computes_long_rests_and_the_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, computed = 1000.0, 0.0
+    monkeypatch.setattr(clock, "now", lambda: now)
+    monkeypatch.setattr(clock, "thread_seconds", lambda: computed)
+    rhythm = Rhythm(BEAT)
     beats: list[str] = []
 
     def floods(now: float) -> None:
+        nonlocal computed
         beats.append("flood")
-        until = thread_time() + 0.05
-        while thread_time() < until:
-            pass
+        computed += BEAT
 
-    leave_flood, leave_calm = rhythm.join(floods), rhythm.join(lambda now: beats.append("calm"))
-    for _ in range(3):
+    def busy(now: float) -> None:
+        nonlocal computed
+        beats.append("busy")
+        computed += BEAT * LONG
+
+    members = [rhythm.join(member) for member in (floods, busy)]
+    while beats.count("flood") < 2:
         rhythm._beat()
-    assert beats == ["flood", "calm", "calm", "calm"]
-    assert len(rhythm) == 2  # it comes back
-    leave_flood()
-    leave_calm()
+        now += BEAT
+    assert beats == ["flood", *["busy"] * (int(REST) + 1), "flood", "busy"]
+    for leave in members:
+        leave()
     rhythm._beat()
-    assert beats.count("calm") == 3
+    assert beats.count("flood") == 2

@@ -22,8 +22,6 @@ def test_waits_double_up_to_the_last_counted_from_the_beginning() -> None:
         s.failed(now + 0.5, "connection-refused", "no")
         assert s.state == "waiting"
         waits.append(s.retry_at - now)
-        assert not s.due(s.retry_at - 0.01)
-        assert s.due(s.retry_at)
         now = s.retry_at
     assert waits == [1.5, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0]  # the first: a second after the failure at least
 
@@ -68,12 +66,12 @@ def test_transports_are_tried_in_turn_without_a_wait_and_then_from_the_beginning
     s = made(TERMS)
     assert s.begin(0.0) == "udp"
     s.failed(4.0, "nothing-came", "")
-    assert s.due(4.0)
+    assert s.retry_at == 4.0
     assert s.begin(4.0) == "tcp"
     s.failed(5.0, "unsupported-transport", "")
     assert s.begin(5.0) == "http"
     s.failed(6.0, "nothing-came", "")
-    assert not s.due(6.0)
+    assert s.retry_at > 6.0
     assert s.begin(s.retry_at) == "udp"
 
 
@@ -82,6 +80,18 @@ def test_another_fault_is_none_of_the_transport() -> None:
     s.begin(0.0)
     s.failed(1.0, "connection-refused", "")
     assert s.begin(s.retry_at) == "udp"
+
+
+def test_a_source_that_told_what_it_is_has_no_other_transport_for_that() -> None:
+    """`http` turned out to be a playlist: what is shown is `hls`, and there is nothing else to try."""
+    s = made(TERMS._replace(transports=("http",)))
+    for now, code in ((0.0, "source-ended"), (100.0, "nothing-came")):
+        s.begin(now)
+        s.transport = "hls"
+        s.running(now)
+        s.failed(now + 1.0, code, "")
+        assert s.retry_at > now + 1.0
+        assert s.transport == "hls"
 
 
 def test_what_has_proven_itself_is_not_left_for_a_silence_but_for_a_refusal() -> None:
@@ -117,11 +127,3 @@ def test_watchdogs() -> None:
     nothing = s.look(31.0, 31.0, 30.9, active=False)
     assert nothing is not None
     assert nothing.code == "no-media"
-
-
-def test_stopped_is_never_due() -> None:
-    s = made()
-    s.begin(0.0)
-    s.failed(1.0, "closed", "")
-    s.stopped()
-    assert not s.due(1e9)

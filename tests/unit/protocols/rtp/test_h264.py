@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+
 import pytest
 
 from medianode.codecs import nal
@@ -9,7 +11,7 @@ from medianode.codecs.h264 import build_avcc
 from medianode.errors import ProtocolError, UnsupportedMedia
 from medianode.media.packet import Packet
 from medianode.media.track import Codec, Track
-from medianode.protocols.rtp.h264 import H264Depacketiser, H264Packetiser
+from medianode.protocols.rtp.h264 import H264Depacketiser, H264Packetiser, sprop_record
 from medianode.protocols.rtp.packet import RtpPacket
 
 SPS = bytes.fromhex("6742c00bda0507ec0440000003004000000303c50aa8")
@@ -24,6 +26,14 @@ def packet(*units: bytes, keyframe: bool = False) -> Packet:
 
 def rtp(payload: bytes, marker: bool = False) -> RtpPacket:
     return RtpPacket(96, marker, 0, 5, 7, {}, payload)
+
+
+def test_parameter_sets_of_a_description() -> None:
+    sps, pps, sei = (b64encode(unit).decode() for unit in (SPS, PPS, SEI))
+    for sets in (f"{sps},{pps}", f"{pps}, {sei},{sps},"):
+        assert sprop_record(sets) == build_avcc([SPS], [PPS])
+    for sets in ("", sps, f"{pps},{sei}", f"{sps},x", f"{sps},\u0130"):
+        assert sprop_record(sets) is None
 
 
 def test_a_small_unit_is_a_payload_as_it_stands() -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from medianode.codecs import jpeg
 from medianode.errors import LimitExceeded, PeerError
+from medianode.protocols.rtp.assembly import Frame
 from medianode.protocols.rtp.jpeg import JpegDepacketiser
 from medianode.protocols.rtp.mpeg_audio import LatmDepacketiser, Mpeg4Depacketiser, MpegAudioDepacketiser
 from medianode.protocols.rtp.packet import RtpPacket
@@ -50,9 +51,9 @@ def test_aac_bounds_and_faults() -> None:
     d = Mpeg4Depacketiser(4, HBR)
     with pytest.raises(LimitExceeded):
         d.push(packet(aac(b"abcde", size=7)), False)
-    assert d.push(packet(b"\xff\xff"), False) == []
-    assert d.push(packet(b"\x00\x00a"), False) == []
-    assert d.malformed == 2
+    assert d.push(packet(b"\xff\xff"), False) == [Frame(b"", 1000, False)]
+    assert d.push(packet(b"\x00\x00a"), False) == [Frame(b"", 1000, False)]
+    assert (d.malformed, d.fault) == (2, "AAC over RTP: expected headers of 16 bits, got 0 in 3 bytes")
     low = Mpeg4Depacketiser(100, {"mode": "AAC-lbr"})
     (frame,) = low.push(packet(b"\x00\x08" + bytes((3 << 2,)) + b"abc"), False)
     assert frame.data == b"abc"
@@ -64,7 +65,7 @@ def test_latm() -> None:
     assert d.push(packet(b"\xff\x2d" + long[:100], marker=False), False) == []
     (frame,) = d.push(packet(long[100:]), False)
     assert frame.data == long
-    assert d.push(packet(b"\x09abc", 5), False) == []
+    assert d.push(packet(b"\x09abc", 5), False) == [Frame(b"", 5, False)]
     assert d.malformed == 1
 
 
@@ -119,10 +120,22 @@ def test_a_jpeg_with_a_hole_is_not_shown() -> None:
     pieces = payloads(picture(2), 1)
     d = JpegDepacketiser(1 << 20)
     frames = [f for i, p in enumerate(pieces) if i != 1 for f in d.push(packet(p, marker=i == len(pieces) - 1), i == 2)]
-    assert frames == []
+    assert frames == [Frame(b"", 1000, False)]  # told once, and as soon as it is known
     assert d.incomplete == 1
     with pytest.raises(LimitExceeded):
         JpegDepacketiser(100).push(packet(pieces[0]), False)
+
+
+def test_a_jpeg_whose_end_never_came_and_one_of_a_kind_that_is_none_are_told() -> None:
+    pieces = payloads(picture(2), 1)
+    d = JpegDepacketiser(1 << 20)
+    assert d.push(packet(pieces[0], 1000, marker=False), False) == []
+    assert d.push(packet(pieces[0], 4600, marker=False), True) == [Frame(b"", 1000, False)]
+    assert d.push(packet(pieces[1], 4600, marker=False), True) == [Frame(b"", 4600, False)]
+    (told,) = d.push(packet(pieces[0][:4] + b"\x07" + pieces[0][5:], 8200, marker=False), False)
+    assert told == Frame(b"", 8200, False)
+    assert d.fault == "JPEG over RTP: expected type 0 or 1, a size and tables, got type 7, 64x48, Q 255"
+    assert d.push(packet(pieces[1], 8200), False) == []
 
 
 @given(st.lists(st.binary(max_size=80), max_size=12), st.booleans())

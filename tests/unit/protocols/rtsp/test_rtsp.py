@@ -14,7 +14,7 @@ from medianode.media.track import Codec, Kind
 from medianode.protocols.rtsp import messages
 from medianode.protocols.rtsp.auth import Authentication, parse_challenge
 from medianode.protocols.rtsp.client import MAX_AHEAD, MAX_FRAME_BYTES, ClientConnection
-from medianode.protocols.rtsp.description import choose, latm_config, parse_description
+from medianode.protocols.rtsp.description import choose, parse_description
 from medianode.protocols.rtsp.messages import (
     MAX_GARBAGE,
     MAX_MESSAGES,
@@ -68,7 +68,6 @@ def test_garbage_gives_peer_errors_only_and_is_bounded(data: bytes, step: int) -
 def test_stray_bytes_between_frames_are_passed_over_but_not_for_ever() -> None:
     splitter = Splitter()
     assert splitter.feed(b"\x00\x00zz$\x00\x00\x01a$\x00\x00\x01b") == [Frame(0, b"a"), Frame(0, b"b")]
-    assert splitter.skipped == 4
     with pytest.raises(ProtocolError):
         splitter.feed(b"\x00" * (messages.MAX_GARBAGE + 1))
 
@@ -267,9 +266,23 @@ def test_what_can_be_carried(rtpmap: str, codec: Codec | None) -> None:
             choose([stream], ALL)
 
 
-def test_latm_configuration() -> None:
-    assert latm_config(bytes.fromhex("40002320")) == bytes.fromhex("1190")  # 48 kHz stereo LC, as FFmpeg writes it
-    assert latm_config(b"\xff\xff\xff\xff") is None
+@pytest.mark.parametrize(
+    ("config", "record"),
+    [
+        ("400023203fc0", "1190"),  # 48 kHz stereo LC, as FFmpeg writes it
+        ("40002320", "1190"),  # as some cameras do: nothing behind it
+        ("40005623101fe0", "2b118800"),  # HE-AAC, its SBR told: 24 and 48 kHz
+        ("ffffffff", None),
+        ("40", None),
+        ("", None),
+        ("no hex", None),
+    ],
+)
+def test_latm_configuration(config: str, record: str | None) -> None:
+    text = f"v=0\nm=audio 0 RTP/AVP 97\na=rtpmap:97 MP4A-LATM/90000\na=fmtp:97 cpresent=0; config={config}\n"
+    _, (stream,) = parse_description(text, "rtsp://h/a")
+    found = stream.record()
+    assert found == (None if record is None else bytes.fromhex(record))
 
 
 @given(st.text(max_size=600))
