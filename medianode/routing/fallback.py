@@ -50,7 +50,7 @@ class Loop:
 
 
 class Loops(Protocol):
-    """transcode.slate.Slates."""
+    """transcode.slate.SlateMaker."""
 
     def find(self, project_id: str, room: str, slate: str, like: tuple[Track, ...], ready: Callable[[], None]) -> Loop | None:
         """The slate made to match `like`; empty: in the house's own format. None while it is being made: `ready` is called once it is

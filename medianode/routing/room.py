@@ -14,7 +14,7 @@ from medianode.events import Bus, PublicationActive, PublicationEnded, Publicati
 from medianode.media.gop import GopCache
 from medianode.media.packet import Gap
 from medianode.media.track import Track
-from medianode.routing.fallback import Fallback
+from medianode.routing.fallback import Fallback, Loop
 from medianode.routing.feed import Sink, Treatment, tell
 from medianode.routing.policy import RESOLUTION, Policy, Session
 from medianode.routing.programme import Watch, pick_programme
@@ -69,10 +69,10 @@ class Room:
         self._holds: dict[str, tuple[asyncio.TimerHandle, PublicationLost]] = {}
         self._slates = slates or Slates()
         self._slate: Slate | None = None
-        self._like: tuple[Track, ...] = ()
+        self._like: tuple[Track, ...] = ()  # what players had last
         self._delays = (0, 0)
         self._foreseen: tuple[str, tuple[Track, ...]] = ("", ())
-        self._fallback: Fallback | None = None
+        self._fallback = Fallback()
         self._watch: Watch | None = None
         self._fall_back(self._slates.of(project_id, name))
 
@@ -118,7 +118,7 @@ class Room:
     @property
     def backup(self) -> str:
         """The ingress that it falls back to; empty for none."""
-        return self._fallback.backup if self._fallback is not None else ""
+        return self._fallback.backup
 
     @property
     def backed_up(self) -> bool:
@@ -204,7 +204,7 @@ class Room:
         """Something else is to be shown in a gap, and at once where this is one."""
         before = self._fallback
         self._fall_back(fallback)
-        if self._slate is not None and (fallback is None or before is None or fallback.slate != before.slate):
+        if self._slate is not None and self._fallback.slate != before.slate:
             self._show(None, "")
         self._switch()
         self._settle()
@@ -335,38 +335,41 @@ class Room:
     @property
     def _stands_by(self) -> bool:
         """Nobody is to be shown, and players are to see the slate."""
-        fallback = self._fallback
-        if fallback is None or not fallback.slate:
+        if not self._fallback.slate:
             return False
-        return fallback.always or (self.on_air and bool(self._holds or any(p.resumes for p in self.publications.values())))
+        return self._fallback.always or (self.on_air and bool(self._holds or any(p.resumes for p in self.publications.values())))
 
     def _slate_now(self) -> Publication | None:
         """None while it is being made: we are called again."""
-        if self._slate is None and self._slates.loops is not None and self._fallback is not None:
-            like = tuple(track for track in self._like if not track.layer)
-            loop = self._slates.loops.find(self.project_id, self.name, self._fallback.slate, like, self._switch)
+        if self._slate is None:
+            loop = self._loop(self._like, self._switch)
             if loop is None:
                 return None
             gop = GopCache(*self._gop_limits)
             self._slate = Slate(loop, self.slug, self.project_id, self.name, gop, delays=self._delays)
             self._slate.open()
             self._slates.play(self._slate)
-        return None if self._slate is None else self._slate.publication
+        return self._slate.publication
 
     def _foresee(self) -> None:
         """Have the slate made for what is shown now, so that it is there when it is wanted."""
-        if self._fallback is None or not self._fallback.slate or self._slates.loops is None or self.programme is None or self.slated:
-            return
-        if self.tracks and self._foreseen != (self._fallback.slate, self.tracks):
-            self._foreseen = (self._fallback.slate, self.tracks)
-            like = tuple(track for track in self.tracks if not track.layer)
-            self._slates.loops.find(self.project_id, self.name, self._fallback.slate, like, _made)
+        wanted = (self._fallback.slate, self.tracks)
+        if all(wanted) and not self.slated and wanted != self._foreseen:
+            self._foreseen = wanted
+            self._loop(self.tracks, _made)
+
+    def _loop(self, tracks: tuple[Track, ...], ready: Callable[[], None]) -> Loop | None:
+        """The slate to go with these, as `Loops.find` has it."""
+        if self._slates.loops is None:
+            return None
+        like = tuple(track for track in tracks if not track.layer)
+        return self._slates.loops.find(self.project_id, self.name, self._fallback.slate, like, ready)
 
     def _fall_back(self, fallback: Fallback | None) -> None:
         if self._watch is not None:
             self._watch.close()
-        self._fallback = fallback
-        self._watch = Watch(fallback, self._switch) if fallback is not None and fallback.backup else None
+        self._fallback = fallback or Fallback()
+        self._watch = Watch(self._fallback, self._switch) if self._fallback.backup else None
 
     def _passed_over(self, sink: Sink) -> bool:
         return self.slated and _is_evidence(sink)
@@ -397,7 +400,7 @@ class Room:
         if self._moving or self.publications or self._holds:  # moving: one has ended, and its hold has yet to begin
             return
         attended, self._attended = self._attended, False
-        if self._fallback is not None and self._fallback.always and self._fallback.slate:
+        if self._fallback.always and self._fallback.slate:
             if attended and self.on_air:
                 self._bus.publish(RoomVacated(project_id=self.project_id, room=self.name))
             return

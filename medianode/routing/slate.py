@@ -98,8 +98,12 @@ class Slates:
             async for now in every(TICK):
                 if not self._playing:
                     break
-                for slate in self.playing:
-                    guarded("slate", slate.advance, now)
+                self._advance(now)
+
+    def _advance(self, now: float) -> None:
+        """Not in the loop of `serve`, whose variables live on: the last slate would be kept."""
+        for slate in self.playing:
+            guarded("slate", slate.advance, now)
 
 
 def delays_of(gop: GopCache) -> tuple[int, int]:

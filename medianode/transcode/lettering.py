@@ -1,4 +1,7 @@
-"""Lettering: a 5x7 font for the built-in slate, as FFmpeg's wheel has no font renderer. Capital letters, digits and some signs."""
+"""Lettering: a 5x7 font for the built-in slate and the test picture, as FFmpeg's wheel has no font renderer.
+
+Capital letters, digits and some signs.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ COLUMNS = 6
 """Of a letter with the column between."""
 LINES = 10
 """Rows of a line with the space between."""
-_GLYPHS = {
+GLYPHS = {
     " ": "00000 00000 00000 00000 00000 00000 00000",
     "A": "01110 10001 10001 11111 10001 10001 10001",
     "B": "11110 10001 10001 11110 10001 10001 11110",
@@ -76,6 +79,6 @@ def pixels(line: str, scale: int, ink: int, paper: int) -> list[bytes]:
     """One row of luma per picture row: `scale` pixels to a dot."""
     rows = []
     for row in range(_ROWS):
-        dots = "".join(_GLYPHS.get(letter, _UNKNOWN).split()[row] + "0" for letter in line.upper())
+        dots = "".join(GLYPHS.get(letter, _UNKNOWN).split()[row] + "0" for letter in line.upper())
         rows += [b"".join(bytes((ink if dot == "1" else paper,)) * scale for dot in dots)] * scale
     return rows

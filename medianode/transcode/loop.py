@@ -18,6 +18,7 @@ from av.codec.context import Flags as CodecFlags
 from av.video.codeccontext import VideoCodecContext
 
 from medianode.codecs import h264, hevc, nal
+from medianode.codecs.bits import BitReader
 from medianode.errors import ProtocolError, UnsupportedMedia
 from medianode.media.packet import Packet
 from medianode.media.track import VIDEO_CLOCK_RATE, Codec, Track
@@ -106,19 +107,11 @@ def _sets_of(like: Track) -> frozenset[int]:
     try:
         record = h264.parse_avcc(like.config)
         found = frozenset(h264.parse_sps(unit).sps_id for unit in record.sps)
-        pictures = frozenset(_ue(unit[1:6]) for unit in record.pps)
+        pictures = frozenset(BitReader(unit[1:], "PPS").ue() for unit in record.pps)
     except ProtocolError:
         return frozenset()
     both = found | pictures
     return both if len(both & frozenset(range(32))) < 32 else frozenset()
-
-
-def _ue(data: bytes) -> int:
-    """Exp-Golomb (ITU-T H.264 9.1) at the start of these bytes."""
-    bits = int.from_bytes(data, "big")
-    length = len(data) * 8
-    zeros = length - bits.bit_length()
-    return (bits >> (length - 2 * zeros - 1)) - 1 if 2 * zeros < length else 0
 
 
 def _hevc(frames: Iterator[av.VideoFrame], like: Track, size: _Format) -> tuple[Track, list[Encoded]]:

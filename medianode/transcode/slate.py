@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from medianode import clock
-from medianode.errors import MedianodeError
+from medianode.errors import MedianodeError, NotFound
 from medianode.media.track import Track
 from medianode.routing.fallback import Loop
 from medianode.tasks import guard, guarded
@@ -80,7 +80,8 @@ class SlateMaker:
     async def _make(self, key: Key, wanted: _Wanted) -> None:
         artwork = await self._load(wanted.project_id, wanted.room, key[0])
         if artwork is None:
-            return  # another was chosen meanwhile, or none
+            # another node changed it, and the room has yet to hear of that: until then it would ask again and again
+            raise NotFound("the room has another by now, or none")
         loop = self._made[key] = await asyncio.to_thread(make_loop, artwork, key[1])
         while self.nbytes > self._max_bytes and len(self._made) > 1:
             self._made.popitem(last=False)

@@ -12,6 +12,7 @@ import av
 from medianode import clock
 from medianode.media.packet import Packet
 from medianode.media.track import VIDEO_CLOCK_RATE, Codec, Track
+from medianode.transcode import lettering
 from medianode.transcode.encode import AudioEncoder, H264Encoder
 
 WIDTH, HEIGHT, FRAME_RATE, SAMPLE_RATE = 1280, 720, 30, 48_000
@@ -21,30 +22,12 @@ BEEP_SECONDS = 0.1
 SCALE = 8
 CLOCK_X, CLOCK_Y = 32, HEIGHT - 32 - 9 * SCALE
 _BLACK, _WHITE = 16, 235
-_GLYPHS = {
-    "0": "01110 10001 10011 10101 11001 10001 01110",
-    "1": "00100 01100 00100 00100 00100 00100 01110",
-    "2": "01110 10001 00001 00010 00100 01000 11111",
-    "3": "11111 00010 00100 00010 00001 10001 01110",
-    "4": "00010 00110 01010 10010 11111 00010 00010",
-    "5": "11111 10000 11110 00001 00001 10001 01110",
-    "6": "00110 01000 10000 11110 10001 10001 01110",
-    "7": "11111 00001 00010 00100 01000 01000 01000",
-    "8": "01110 10001 10001 01110 10001 10001 01110",
-    "9": "01110 10001 10001 01111 00001 00010 01100",
-    ":": "00000 00100 00100 00000 00100 00100 00000",
-    ".": "00000 00000 00000 00000 00000 01100 01100",
-}
-_COLUMNS, _ROWS = 6, 9  # a glyph of 5x7 with a column between and a row above and below
+_COLUMNS, _ROWS = lettering.COLUMNS, 9  # with a row above and below
 _SHAPE = "00:00:00.000"
-
-
-def _row(bits: str) -> bytes:
-    return b"".join(bytes([_WHITE if bit == "1" else _BLACK]) * SCALE for bit in bits + "0")
-
-
-_PIXELS = {glyph: [_row("00000"), *map(_row, rows.split()), _row("00000")] for glyph, rows in _GLYPHS.items()}
-_BY_BITS = {rows.replace(" ", ""): glyph for glyph, rows in _GLYPHS.items()}
+_SIGNS = "0123456789:."
+_BLANK = bytes((_BLACK,)) * (_COLUMNS * SCALE)
+_PIXELS = {sign: [_BLANK, *lettering.pixels(sign, SCALE, _WHITE, _BLACK)[::SCALE], _BLANK] for sign in _SIGNS}
+_BY_BITS = {lettering.GLYPHS[sign].replace(" ", ""): sign for sign in _SIGNS}
 
 
 def draw_clock(frame: av.VideoFrame, wallclock: float) -> None:

@@ -6,10 +6,10 @@ packets are of one source; who is shown is who the rule names.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 from unittest import mock
 
+from harness.clockwork import Clockwork
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -34,25 +34,6 @@ SLATE = Loop(
     ),
     100,
 )
-
-
-class Clockwork(asyncio.SelectorEventLoop):
-    """A loop whose time stands still until it is moved."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.at = 1000.0
-
-    def time(self) -> float:
-        return self.at
-
-    def turn(self) -> None:
-        for _ in range(3):
-            self.run_until_complete(asyncio.sleep(0))
-
-    @property
-    def timers(self) -> int:
-        return sum(not timer.cancelled() for timer in self._scheduled)  # type: ignore[attr-defined]  # asyncio tells it nowhere else
 
 
 class Player:
@@ -126,7 +107,7 @@ class FallbackMachine(RuleBasedStateMachine):
         try:
             self.fallback = None
             for room in self.registry:
-                self._do(lambda r=room: r.fall_back(None))  # type: ignore[misc]
+                self.loop.do(lambda r=room: r.fall_back(None))  # type: ignore[misc]
             for name in tuple(self.on):
                 self._end(name)
             self._pass(HOLD + 2)
@@ -134,7 +115,7 @@ class FallbackMachine(RuleBasedStateMachine):
             assert self.registry.slates.playing == ()
             for player, room in self.where.items():
                 if not player.over:
-                    self._do(lambda r=room, p=player: r.detach(p))  # type: ignore[misc]
+                    self.loop.do(lambda r=room, p=player: r.detach(p))  # type: ignore[misc]
             assert len(self.registry) == 0
             assert self.loop.timers == 0
         finally:
@@ -145,8 +126,8 @@ class FallbackMachine(RuleBasedStateMachine):
     def come(self, name: str) -> None:
         if name not in self.on:
             leave = grant(ingress_id=f"IN_{name}", identity=name, hold=HOLD)
-            self._do(lambda: self.on.__setitem__(name, self.registry.publish(leave, "rtmp", "192.0.2.1", lambda error: None)))
-            self._do(lambda: self.on[name][1].set_tracks((VIDEO, AUDIO)))
+            self.loop.do(lambda: self.on.__setitem__(name, self.registry.publish(leave, "rtmp", "192.0.2.1", lambda error: None)))
+            self.loop.do(lambda: self.on[name][1].set_tracks((VIDEO, AUDIO)))
 
     @precondition(lambda self: self.on)
     @rule(data=st.data())
@@ -168,12 +149,12 @@ class FallbackMachine(RuleBasedStateMachine):
         if not slow:
             ready, self.waiting = self.waiting, []
             for call in ready:
-                self._do(call)
+                self.loop.do(call)
 
     @rule(always=st.booleans(), backup=st.booleans(), version=st.integers(1, 2))
     def change(self, always: bool, backup: bool, version: int) -> None:
         self.fallback = Fallback(slate=f"s/{version}", always=always, backup="IN_spare" if backup else "", frozen=2.0, patience=3.0)
-        self._do(lambda: self.registry.fall_back("live", "p", "live-a"))
+        self.loop.do(lambda: self.registry.fall_back("live", "p", "live-a"))
 
     @rule(evidence=st.booleans())
     def watch(self, evidence: bool) -> None:
@@ -182,7 +163,7 @@ class FallbackMachine(RuleBasedStateMachine):
             player = Player(evidence=evidence)
             self.players.append(player)
             self.where[player] = room
-            self._do(lambda: room.attach(player))
+            self.loop.do(lambda: room.attach(player))
 
     @invariant()
     def who_is_shown_is_who_the_rule_names(self) -> None:
@@ -211,25 +192,18 @@ class FallbackMachine(RuleBasedStateMachine):
                 if name not in self.frozen and not publication.ended:
                     key, data = step % 10 == 0, name.encode()
                     sound = self.dts * 48_000 // 90_000
-                    self._do(lambda p=publication, k=key, d=data: p.write(Packet(VIDEO, d, self.dts, self.dts, k, self.loop.at)))  # type: ignore[misc]
-                    self._do(lambda p=publication, d=data, s=sound: p.write(Packet(AUDIO, d, s, s, True, self.loop.at)))  # type: ignore[misc]
+                    self.loop.do(lambda p=publication, k=key, d=data: p.write(Packet(VIDEO, d, self.dts, self.dts, k, self.loop.at)))  # type: ignore[misc]
+                    self.loop.do(lambda p=publication, d=data, s=sound: p.write(Packet(AUDIO, d, s, s, True, self.loop.at)))  # type: ignore[misc]
             for slate in self.registry.slates.playing:
-                self._do(lambda s=slate: s.advance(self.loop.at))  # type: ignore[misc]
+                self.loop.do(lambda s=slate: s.advance(self.loop.at))  # type: ignore[misc]
             if step % 10 == 9:
-                self._do(lambda: self.registry.look(self.loop.at))
+                self.loop.do(lambda: self.registry.look(self.loop.at))
         self.loop.turn()
 
     def _end(self, name: str) -> None:
         room, publication = self.on.pop(name)
         self.frozen.discard(name)
-        self._do(lambda: room.end(publication, "connection-reset"))
-
-    def _do(self, call: Any) -> None:
-        async def turn() -> None:
-            call()
-
-        self.loop.run_until_complete(turn())
-        self.loop.turn()
+        self.loop.do(lambda: room.end(publication, "connection-reset"))
 
 
 FallbackMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

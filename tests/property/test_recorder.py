@@ -18,7 +18,7 @@ from medianode.errors import ProtocolError
 from medianode.media.packet import Gap, Packet
 from medianode.media.parts import Part
 from medianode.media.track import Track
-from medianode.protocols import fmp4, fmp4_read
+from medianode.protocols import fmp4, fmp4_boxes, fmp4_read
 from medianode.protocols.fmp4_boxes import parse_boxes
 from medianode.protocols.fmp4_read import Extent
 
@@ -94,7 +94,8 @@ def test_decode_times_follow_each_other(steps: list[tuple[str, int, float]]) -> 
         scales = {1: fmp4_read.Timescale(90_000, True), 2: fmp4_read.Timescale(48_000, False)}
         for box in parse_boxes(bytes(data)):
             if box.type == b"moof":
-                for traf, run in zip([b for b in box.children if b.type == b"traf"], fmp4_read.runs(box.payload, scales), strict=True):
+                runs = fmp4_read.runs(fmp4_boxes.box(b"moof", box.payload), scales)
+                for traf, run in zip([b for b in box.children if b.type == b"traf"], runs, strict=True):
                     number = int.from_bytes(traf.children[0].payload[4:8], "big")
                     assert run.base >= ends.get(number, 0)
                     ends[number] = run.base + run.ticks

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+from harness.clockwork import Clockwork
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -44,25 +44,6 @@ MAY_FOLLOW: dict[str, set[str]] = {
 HOLD, DURATION = 5.0, 12.0
 IDENTITIES = {"IN_1": "obs", "IN_2": "obs", "IN_3": "camera"}
 """Two ingresses share an identity."""
-
-
-class Clockwork(asyncio.SelectorEventLoop):
-    """A loop whose time stands still until it is moved."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.at = 1000.0
-
-    def time(self) -> float:
-        return self.at
-
-    def turn(self) -> None:
-        for _ in range(3):
-            self.run_until_complete(asyncio.sleep(0))
-
-    @property
-    def timers(self) -> int:
-        return sum(not timer.cancelled() for timer in self._scheduled)  # type: ignore[attr-defined]  # asyncio tells it nowhere else
 
 
 class Player:
@@ -148,7 +129,7 @@ class RoomMachine(RuleBasedStateMachine):
         try:
             self.registry.treat = None
             for publication, room in tuple(self.doors.items()):
-                self._in_loop(lambda p=publication, r=room: r.end(p, "closed"))  # type: ignore[misc]
+                self.loop.do(lambda p=publication, r=room: r.end(p, "closed"))  # type: ignore[misc]
             self.loop.at += HOLD + 1
             self.loop.turn()
             assert self.registry.publications == []
@@ -157,7 +138,7 @@ class RoomMachine(RuleBasedStateMachine):
                 assert self._last(ingress) in ("", "PublicationEnded")
             for player in self.players:
                 if player in self.rooms_of and not player.ends:
-                    self._in_loop(lambda p=player: self.rooms_of[p].detach(p))  # type: ignore[misc]
+                    self.loop.do(lambda p=player: self.rooms_of[p].detach(p))  # type: ignore[misc]
             assert len(self.registry) == 0
             assert all(mirror.closed for mirror in self.mirrors)
         finally:
@@ -196,25 +177,25 @@ class RoomMachine(RuleBasedStateMachine):
             if active:
                 self._show(publication)
 
-        self._in_loop(go)
+        self.loop.do(go)
 
     @precondition(lambda self: self.doors)
     @rule(data=st.data())
     def show(self, data: Any) -> None:
         publication = data.draw(st.sampled_from(list(self.doors)))
-        self._in_loop(lambda: self._show(publication))
+        self.loop.do(lambda: self._show(publication))
 
     @precondition(lambda self: self.doors)
     @rule(data=st.data(), failed=st.booleans(), final=st.booleans())
     def lose(self, data: Any, failed: bool, final: bool) -> None:
         publication = data.draw(st.sampled_from(list(self.doors)))
         room = self.doors.pop(publication)
-        self._in_loop(lambda: room.end(publication, "connection-reset", failed=failed, final=final))
+        self.loop.do(lambda: room.end(publication, "connection-reset", failed=failed, final=final))
 
     @rule(ingress=st.sampled_from(sorted(IDENTITIES)), final=st.booleans())
     def kick(self, ingress: str, final: bool) -> None:
         before = self._last(ingress)
-        self._in_loop(lambda: self.registry.kick_ingress(ingress, PeerGone("finished", code="finished"), final=final))
+        self.loop.do(lambda: self.registry.kick_ingress(ingress, PeerGone("finished", code="finished"), final=final))
         if final:
             assert self._last(ingress) in ("", "PublicationEnded")
         elif before in ("PublicationOpened", "PublicationActive"):
@@ -227,7 +208,7 @@ class RoomMachine(RuleBasedStateMachine):
             self.registry.enable_ingress(ingress)
             return
         self.disabled.add(ingress)
-        self._in_loop(lambda: self.registry.disable_ingress(ingress, PeerGone("disabled", code="ingress-disabled")))
+        self.loop.do(lambda: self.registry.disable_ingress(ingress, PeerGone("disabled", code="ingress-disabled")))
         assert self._last(ingress) in ("", "PublicationEnded")
 
     @precondition(lambda self: len(self.deleted) < 2)
@@ -235,7 +216,7 @@ class RoomMachine(RuleBasedStateMachine):
     def delete(self, ingress: str) -> None:
         self.deleted.add(ingress)
         self.registry.retire_ingress(ingress)
-        self._in_loop(lambda: self.registry.kick_ingress(ingress, PeerGone("deleted", code="ingress-deleted")))
+        self.loop.do(lambda: self.registry.kick_ingress(ingress, PeerGone("deleted", code="ingress-deleted")))
         assert self._last(ingress) in ("", "PublicationEnded")
 
     @rule(seconds=st.integers(1, 14))
@@ -250,14 +231,14 @@ class RoomMachine(RuleBasedStateMachine):
         player, room = Player(), next(iter(self.registry))
         self.players.append(player)
         self.rooms_of[player] = room
-        self._in_loop(lambda: room.attach(player))
+        self.loop.do(lambda: room.attach(player))
 
     @precondition(lambda self: any(p in self.rooms_of for p in self.players))
     @rule(data=st.data())
     def leave(self, data: Any) -> None:
         player = data.draw(st.sampled_from([p for p in self.players if p in self.rooms_of]))
         room = self.rooms_of.pop(player)
-        self._in_loop(lambda: room.detach(player))
+        self.loop.do(lambda: room.detach(player))
 
     @invariant()
     def facts_of_each_ingress_are_in_order(self) -> None:
@@ -303,13 +284,6 @@ class RoomMachine(RuleBasedStateMachine):
             publication.set_tracks((VIDEO, AUDIO))
         self.dts += 3000
         publication.write(Packet(VIDEO, b"v", self.dts, self.dts, True, self.loop.at))
-
-    def _in_loop(self, step: Callable[[], object]) -> None:
-        async def go() -> None:
-            step()
-
-        self.loop.run_until_complete(go())
-        self.loop.turn()
 
     def _last(self, ingress: str) -> str:
         kinds = (PublicationOpened, PublicationActive, PublicationLost, PublicationEnded)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from harness.sinks import Sink
 from samples import AUDIO, VIDEO, grant
 
 from medianode import clock
@@ -12,7 +13,7 @@ from medianode.auth import Takeover
 from medianode.config import Limits
 from medianode.events import Bus, RoomLive
 from medianode.media.gop import GopCache
-from medianode.media.packet import Gap, Packet
+from medianode.media.packet import Packet
 from medianode.media.track import Track
 from medianode.routing.demand import Demand
 from medianode.routing.fallback import Fallback, Loop, Strand
@@ -29,23 +30,6 @@ LOOP = Loop(
     ),
     61,
 )
-
-
-class Sink:
-    def __init__(self) -> None:
-        self.packets: list[Packet] = []
-
-    def on_tracks(self, tracks: tuple[Track, ...]) -> None:
-        """Known."""
-
-    def on_packet(self, packet: Packet) -> None:
-        self.packets.append(packet)
-
-    def on_gap(self, gap: Gap) -> None:
-        """None comes."""
-
-    def on_end(self, cause: str) -> None:
-        """Never."""
 
 
 @pytest.fixture

@@ -195,6 +195,28 @@ async def test_a_slate_that_cannot_be_made_is_not_tried_again_and_again() -> Non
     assert tries == ["one"]
 
 
+async def test_a_slate_that_the_room_has_no_longer_is_not_asked_for_again_and_again() -> None:
+    """Another node changed it, and this one looks every ten seconds."""
+    tries: list[str] = []
+
+    async def load(project_id: str, room: str, slate: str) -> Artwork | None:
+        tries.append(room)
+        return None
+
+    maker = SlateMaker(load, 100_000)
+
+    def ask() -> None:
+        """As a room does that is told that its slate is there."""
+        if len(tries) < 5:
+            maker.find("p", "one", "s/1", (), ask)
+
+    ask()
+    async with background(maker.serve()):
+        for _ in range(20):
+            await asyncio.sleep(0)
+    assert tries == ["one"]
+
+
 def movie(container: str, frames: int = 40) -> bytes:
     """White pictures, 160x120, 20 a second."""
     out = io.BytesIO()
