@@ -11,8 +11,9 @@ from pathlib import Path
 from medianode import clock
 from medianode.cli.commands import Commands, command
 from medianode.config import Config
-from medianode.egress.rtmp_publish import RtmpPublisher, RtmpUrl, open_publisher, parse_rtmp_url
+from medianode.egress.rtmp_publish import RtmpPublisher, open_publisher
 from medianode.errors import MedianodeError, PeerError
+from medianode.protocols.rtmp.url import RtmpUrl, parse_rtmp_url
 from medianode.transcode.source import MediaSource, open_source
 
 PUSH_REPORT = 5.0

@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 from medianode import clock
 from medianode.config import Limits
 from medianode.control import audit
-from medianode.egress.rtmp_publish import parse_rtmp_url
 from medianode.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from medianode.events import Bus, TargetChanged
 from medianode.media.names import room_name, shown
 from medianode.outbound import Outbound
+from medianode.protocols.rtmp.url import parse_rtmp_url
 from medianode.store import projects
 from medianode.store import targets as table
 from medianode.store.database import Database, Transaction

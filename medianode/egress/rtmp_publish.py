@@ -17,9 +17,8 @@ from medianode.protocols.amf import Value
 from medianode.protocols.flv import PacketType
 from medianode.protocols.rtmp.client import ChallengeReceived, ClientConnection, ClientEvent, Connected, Publishing, Rejected
 from medianode.protocols.rtmp.messages import PeerClosed
-from medianode.protocols.rtmp.url import RtmpUrl, parse_rtmp_url
+from medianode.protocols.rtmp.url import RtmpUrl
 
-__all__ = ["RtmpPublisher", "RtmpUrl", "Stamps", "open_publisher", "parse_rtmp_url"]
 TIMEOUT = 10.0
 LINGER = 2.0
 """Seconds that a closed connection may take to send what it still has."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from medianode.errors import InvalidRequest, LimitExceeded
 from medianode.media.track import Kind, Track
-from medianode.protocols.fmp4_boxes import box, full_box, picture, sample_entry
+from medianode.protocols.fmp4_boxes import LANGUAGE_UND, MATRIX, box, full_box, media_box, picture, sample_entry
 
 
 class Sample(NamedTuple):
@@ -24,9 +24,6 @@ class Sample(NamedTuple):
     composition_offset: int = 0
     keyframe: bool = True
 
-
-_MATRIX = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
-_LANGUAGE_UND = 0x55C4
 
 # sample_flags (8.8.3.1): sample_depends_on 2, or 1 with sample_is_non_sync_sample.
 _SYNC, _NON_SYNC = 0x0200_0000, 0x0101_0000
@@ -51,7 +48,7 @@ def init_segment(tracks: Sequence[Track], *more: bytes) -> bytes:
         raise InvalidRequest("fMP4: expected a track, got none")
     traks = [_trak(number, track) for number, track in enumerate(tracks, 1)]
     trex = [full_box(b"trex", 0, 0, struct.pack(">IIIII", number, 1, 0, 0, 0)) for number in range(1, len(tracks) + 1)]
-    mvhd = full_box(b"mvhd", 0, 0, struct.pack(">IIIIIH10x", 0, 0, 1000, 0, 0x10000, 0x100), _MATRIX, bytes(24), _next_id(len(tracks)))
+    mvhd = full_box(b"mvhd", 0, 0, struct.pack(">IIIIIH10x", 0, 0, 1000, 0, 0x10000, 0x100), MATRIX, bytes(24), _next_id(len(tracks)))
     # A CMAF track file holds one track (23000-19 7.3.1); with more, this is plain ISO BMFF.
     brands = b"iso6cmfcmp41" if len(tracks) == 1 else b"iso6mp41"
     return box(b"ftyp", b"iso6", bytes(4), brands) + box(b"moov", mvhd, *traks, box(b"mvex", *trex), *more)
@@ -75,13 +72,10 @@ def _trak(number: int, track: Track) -> bytes:
         0,
         7,
         struct.pack(">IIIII8xHHH2x", 0, 0, number, 0, 0, 0, 0, 0 if video else 0x100),
-        _MATRIX,
+        MATRIX,
         struct.pack(">II", width, height),
     )
-    mdhd = full_box(b"mdhd", 0, 0, struct.pack(">IIIIHH", 0, 0, track.clock_rate, 0, _LANGUAGE_UND, 0))
-    hdlr = full_box(b"hdlr", 0, 0, b"\0\0\0\0", b"vide" if video else b"soun", bytes(12), b"video\0" if video else b"audio\0")
-    header = full_box(b"vmhd", 0, 1, bytes(8)) if video else full_box(b"smhd", 0, 0, bytes(4))
-    dinf = box(b"dinf", full_box(b"dref", 0, 0, b"\0\0\0\1", full_box(b"url ", 0, 1)))
+    mdhd = full_box(b"mdhd", 0, 0, struct.pack(">IIIIHH", 0, 0, track.clock_rate, 0, LANGUAGE_UND, 0))
     stbl = box(
         b"stbl",
         full_box(b"stsd", 0, 0, b"\0\0\0\1", sample_entry(track)),
@@ -90,7 +84,7 @@ def _trak(number: int, track: Track) -> bytes:
         full_box(b"stsz", 0, 0, bytes(8)),
         full_box(b"stco", 0, 0, bytes(4)),
     )
-    return box(b"trak", tkhd, box(b"mdia", mdhd, hdlr, box(b"minf", header, dinf, stbl)))
+    return box(b"trak", tkhd, media_box(mdhd, stbl, video=video))
 
 
 def fragment(sequence_number: int, runs: Sequence[tuple[int, int, Sequence[Sample]]]) -> bytes:

@@ -12,6 +12,8 @@ from medianode.media.track import Codec, Track
 
 _CONTAINERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"dinf", b"edts", b"mvex", b"moof", b"traf"})
 _OTI_AAC, _OTI_MP3, _OTI_JPEG = 0x40, 0x6B, 0x6C
+LANGUAGE_UND = 0x55C4
+MATRIX = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
 
 
 class Box(NamedTuple):
@@ -85,6 +87,14 @@ def uuid_box(extended_type: bytes, *parts: bytes) -> bytes:
 
 def full_box(kind: bytes, version: int, flags: int, *parts: bytes) -> bytes:
     return box(kind, (version << 24 | flags).to_bytes(4, "big"), *parts)
+
+
+def media_box(mdhd: bytes, stbl: bytes, *, video: bool) -> bytes:
+    """mdia (8.4.1): what stands between the media header and the sample table is the same in all files."""
+    hdlr = full_box(b"hdlr", 0, 0, b"\0\0\0\0", b"vide" if video else b"soun", bytes(12), b"video\0" if video else b"audio\0")
+    header = full_box(b"vmhd", 0, 1, bytes(8)) if video else full_box(b"smhd", 0, 0, bytes(4))
+    dinf = box(b"dinf", full_box(b"dref", 0, 0, b"\0\0\0\1", full_box(b"url ", 0, 1)))
+    return box(b"mdia", mdhd, hdlr, box(b"minf", header, dinf, stbl))
 
 
 def sample_entry(track: Track) -> bytes:

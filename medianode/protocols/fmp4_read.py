@@ -11,15 +11,13 @@ from typing import NamedTuple
 
 from medianode.errors import ProtocolError
 from medianode.protocols.fmp4_boxes import Box, parse_boxes
+from medianode.protocols.fmp4_samples import samples
 
 HEADER_BYTES = 16
 """Enough for any box's header."""
 MAX_BOX = 16 << 20
 """Bytes of a moov or moof that is worth reading."""
 _SECOND = 1_000_000
-_NON_SYNC = 0x1_0000
-_BASE_OFFSET, _DESCRIPTION, _DEFAULT_DURATION, _DEFAULT_SIZE, _DEFAULT_FLAGS = 0x1, 0x2, 0x8, 0x10, 0x20
-_OFFSET, _FIRST_FLAGS, _DURATION, _SIZE, _FLAGS, _COMPOSITION = 0x1, 0x4, 0x100, 0x200, 0x400, 0x800
 
 
 class Header(NamedTuple):
@@ -97,8 +95,14 @@ def user_box(moov: bytes, extended_type: bytes) -> bytes | None:
 
 
 def runs(moof: bytes, tracks: Mapping[int, Timescale]) -> list[Run]:
-    """Of a moof's payload. ProtocolError where it is not of these tracks, or not whole."""
-    found = [_run(traf, tracks) for traf in parse_boxes(moof) if traf.type == b"traf"]
+    """Of a moof, its header included. ProtocolError where it is not of these tracks, or not whole."""
+    found = []
+    for table in samples(moof):
+        scale = tracks.get(table.number)
+        if scale is None or not table.sizes:
+            raise ProtocolError(f"ISO BMFF: expected samples of tracks {sorted(tracks)}, got {len(table.sizes)} of {table.number}")
+        sync = table.keys is None or table.keys[:1] == (0,)
+        found.append(Run(scale.is_video, scale.rate, table.base, sum(table.durations), sync))
     if not found:
         raise ProtocolError("ISO BMFF: expected a track fragment, got none")
     return found
@@ -117,45 +121,6 @@ def extent(parts: Iterable[Run], *, has_video: bool) -> Extent:
     start = first.base * _SECOND // first.rate
     end = (first.base + first.ticks) * _SECOND // first.rate
     return Extent(start, end - start, first.sync if first.is_video else not has_video)
-
-
-def _run(traf: Box, tracks: Mapping[int, Timescale]) -> Run:
-    number, duration, flags = _defaults(traf.find(b"tfhd").payload)
-    if number not in tracks:
-        raise ProtocolError(f"ISO BMFF: expected tracks {sorted(tracks)}, got {number}")
-    tfdt = traf.find(b"tfdt").payload
-    base = int.from_bytes(tfdt[4:12], "big") if tfdt[:1] == b"\x01" and len(tfdt) >= 12 else _u32(tfdt, 4)
-    trun = traf.find(b"trun").payload
-    tr_flags, count = _u32(trun, 0) & 0xFF_FFFF, _u32(trun, 4)
-    at = 8 + 4 * bool(tr_flags & _OFFSET)
-    if tr_flags & _FIRST_FLAGS:
-        flags = _u32(trun, at)
-        at += 4
-    columns = [bit for bit in (_DURATION, _SIZE, _FLAGS, _COMPOSITION) if tr_flags & bit]
-    width = len(columns)
-    if len(trun) < at + 4 * width * count or not count:
-        raise ProtocolError(f"ISO BMFF: expected {count} samples in a run of {len(trun)} bytes")
-    ticks = duration * count
-    if tr_flags & _DURATION:
-        table = struct.unpack_from(f">{width * count}I", trun, at)
-        ticks = sum(table[columns.index(_DURATION) :: width])
-    if tr_flags & _FLAGS and not tr_flags & _FIRST_FLAGS:
-        flags = _u32(trun, at + 4 * columns.index(_FLAGS))
-    scale = tracks[number]
-    return Run(scale.is_video, scale.rate, base, ticks, not flags & _NON_SYNC)
-
-
-def _defaults(tfhd: bytes) -> tuple[int, int, int]:
-    """(track_ID, default duration, default flags) of 8.8.7."""
-    present, at = _u32(tfhd, 0) & 0xFF_FFFF, 8
-    at += 8 * bool(present & _BASE_OFFSET) + 4 * bool(present & _DESCRIPTION)
-    duration = flags = 0
-    if present & _DEFAULT_DURATION:
-        duration, at = _u32(tfhd, at), at + 4
-    at += 4 * bool(present & _DEFAULT_SIZE)
-    if present & _DEFAULT_FLAGS:
-        flags = _u32(tfhd, at)
-    return _u32(tfhd, 4), duration, flags
 
 
 def _u32(data: bytes, at: int) -> int:

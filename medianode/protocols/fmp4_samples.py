@@ -141,7 +141,8 @@ def _elementary(esds: bytes) -> tuple[int, bytes]:
 
 
 def samples(moof: bytes) -> list[Samples]:
-    """Of a moof, its header included. ProtocolError where it is not whole.
+    """Of a moof, its header included. ProtocolError where it is not whole, or a run does not tell the sizes of its samples: ours do, and
+    memory is then bounded by the bytes at hand, whatever they are.
 
     Walks the boxes by itself: `parse_boxes` costs more than all else here, and a day has 86 400 of them.
     """
@@ -168,11 +169,9 @@ def _table(data: bytes, at: int, end: int) -> Samples:
     found = {kind: start for kind, start, _ in _boxes(data, at, end)}
     present, number, duration, every, defaults_at = *_TWO.unpack_from(data, found[b"tfhd"]), 0, 0, found[b"tfhd"] + 8
     defaults_at += 8 * bool(present & _BASE_OFFSET) + 4 * bool(present & _DESCRIPTION)
-    size = 0
     if present & _DEFAULT_DURATION:
         duration, defaults_at = _u32(data, defaults_at), defaults_at + 4
-    if present & _DEFAULT_SIZE:
-        size, defaults_at = _u32(data, defaults_at), defaults_at + 4
+    defaults_at += 4 * bool(present & _DEFAULT_SIZE)
     if present & _DEFAULT_FLAGS:
         every = _u32(data, defaults_at)
     tfdt, trun = found[b"tfdt"], found[b"trun"]
@@ -185,7 +184,7 @@ def _table(data: bytes, at: int, end: int) -> Samples:
         first, at = _u32(data, at), at + 4
     columns = [bit for bit in (_DURATION, _SIZE, _FLAGS, _COMPOSITION) if flags & bit]
     width = len(columns)
-    if at + 4 * width * count > end:
+    if not flags & _SIZE or at + 4 * width * count > end:
         raise ProtocolError(f"ISO BMFF: expected {count} samples in a run of {end - trun} bytes")
     table = struct.unpack_from(f">{width * count}I", data, at)
     column = {bit: table[i::width] for i, bit in enumerate(columns)}
@@ -193,9 +192,7 @@ def _table(data: bytes, at: int, end: int) -> Samples:
     if compositions and flags >> 24:
         compositions = tuple([c - 0x1_0000_0000 if c & 0x8000_0000 else c for c in compositions])
     durations = column.get(_DURATION) or (duration,) * count
-    return Samples(
-        number, base, durations, column.get(_SIZE) or (size,) * count, compositions, _keys(column.get(_FLAGS), every, first, count), offset
-    )
+    return Samples(number, base, durations, column[_SIZE], compositions, _keys(column.get(_FLAGS), every, first, count), offset)
 
 
 def _keys(flags: tuple[int, ...] | None, every: int, first: int, count: int) -> tuple[int, ...] | None:

@@ -12,12 +12,10 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from medianode.protocols.fmp4_boxes import box, full_box
+from medianode.protocols.fmp4_boxes import LANGUAGE_UND, MATRIX, box, full_box, media_box
 from medianode.protocols.fmp4_samples import Format
 
 MOVIE_RATE = 90_000
-_MATRIX = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
-_LANGUAGE_UND = 0x55C4
 _U32 = 0xFFFF_FFFF
 _SAMPLE_BYTES = 12
 """Of moov, for a sample, at the most (stsz, ctts at its worst); what repeats costs less."""
@@ -108,15 +106,11 @@ class TrackTable:
             1,
             7,
             struct.pack(">QQIIQ8xHHH2x", 0, 0, number, 0, shown, 0, 0, 0 if video else 0x100),
-            _MATRIX,
+            MATRIX,
             struct.pack(">II", *self.form.display),
         )
-        mdhd = full_box(b"mdhd", 1, 0, struct.pack(">QQIQHH", 0, 0, track.clock_rate, self.end, _LANGUAGE_UND, 0))
-        hdlr = full_box(b"hdlr", 0, 0, b"\0\0\0\0", b"vide" if video else b"soun", bytes(12), b"video\0" if video else b"audio\0")
-        header = full_box(b"vmhd", 0, 1, bytes(8)) if video else full_box(b"smhd", 0, 0, bytes(4))
-        dinf = box(b"dinf", full_box(b"dref", 0, 0, b"\0\0\0\1", full_box(b"url ", 0, 1)))
-        minf = box(b"minf", header, dinf, self._stbl(base, wide=wide))
-        return box(b"trak", tkhd, self._edts(edit), box(b"mdia", mdhd, hdlr, minf))
+        mdhd = full_box(b"mdhd", 1, 0, struct.pack(">QQIQHH", 0, 0, track.clock_rate, self.end, LANGUAGE_UND, 0))
+        return box(b"trak", tkhd, self._edts(edit), media_box(mdhd, self._stbl(base, wide=wide), video=video))
 
     def _edts(self, edit: Edit) -> bytes:
         rate = self.form.track.clock_rate
@@ -160,7 +154,7 @@ def head(tracks: Sequence[tuple[TrackTable, Edit]], media_bytes: int) -> bytes:
 def _moov(tracks: Sequence[tuple[TrackTable, Edit]], base: int, *, wide: bool) -> bytes:
     shown = [_movie(edit.empty, table.form.track.clock_rate) + _movie(edit.duration, table.form.track.clock_rate) for table, edit in tracks]
     times = struct.pack(">QQIQ", 0, 0, MOVIE_RATE, max(shown))
-    mvhd = full_box(b"mvhd", 1, 0, times, struct.pack(">IH10x", 0x10000, 0x100), _MATRIX, bytes(24), struct.pack(">I", len(tracks) + 1))
+    mvhd = full_box(b"mvhd", 1, 0, times, struct.pack(">IH10x", 0x10000, 0x100), MATRIX, bytes(24), struct.pack(">I", len(tracks) + 1))
     return box(b"moov", mvhd, *[table.trak(number, edit, base, wide=wide) for number, (table, edit) in enumerate(tracks, 1)])
 
 

@@ -13,7 +13,7 @@ import logging
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -137,20 +137,12 @@ class UdpSocket:
         if self._batch is not None:
             self.received += self._batch.read(self._media, self._other)
             return
-        for _ in range(BATCH):
-            try:
-                data, control, _, address = self.sock.recvmsg(SLOT, _CONTROL)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as e:
-                DROPPED.labels(errno.errorcode.get(e.errno or 0, "error").lower()).value += 1
-                return
-            self.received += 1
+        for raw, data, control in self._plain():
             first = data[0] if 0 < len(data) < SLOT else 64
             if 127 < first < 192:
-                self._media(pack(self.family, address), data)
+                self._media(raw, data)
             elif first < 64:
-                self._other(pack(self.family, address), data, b"".join(_cmsg(*part) for part in control[:1]))
+                self._other(raw, data, b"".join(_cmsg(*part) for part in control[:1]))
             else:
                 _GARBAGE.value += 1
 
@@ -160,16 +152,23 @@ class UdpSocket:
             count = self._batch.take(handle)
             self.received += count
             return count
-        for count in range(BATCH):
+        before = self.received
+        for raw, data, control in self._plain():
+            handle(raw, data, b"".join(_cmsg(*part) for part in control[:1]))
+        return self.received - before
+
+    def _plain(self) -> Iterator[tuple[bytes, bytes, list[tuple[int, int, bytes]]]]:
+        """(raw source, datagram, control) of what waits, without recvmmsg; an error is counted and ends it."""
+        for _ in range(BATCH):
             try:
                 data, control, _, address = self.sock.recvmsg(SLOT, _CONTROL)
             except (BlockingIOError, InterruptedError):
-                return count
-            except OSError:  # of an answer that did not arrive
-                continue
+                return
+            except OSError as e:
+                DROPPED.labels(errno.errorcode.get(e.errno or 0, "error").lower()).value += 1
+                return
             self.received += 1
-            handle(pack(self.family, address), data, b"".join(_cmsg(*part) for part in control[:1]))
-        return BATCH
+            yield pack(self.family, address), data, control
 
     def source(self, raw: bytes, control: bytes) -> Source:
         """Who sent it, and what to send with so that the answer leaves from the address that was asked."""
@@ -261,12 +260,7 @@ class _Batch:
         self._control_at = _Msghdr.controllen.offset // 4 + (0 if sys.byteorder == "little" else ctypes.sizeof(ctypes.c_size_t) // 4 - 1)
 
     def read(self, media: Callable[[bytes, bytes], None], other: Callable[[bytes, bytes, bytes], None]) -> int:
-        count: int = self._call(self._fd, self._where, BATCH, socket.MSG_DONTWAIT, None)
-        if count <= 0:
-            error = ctypes.get_errno()
-            if count < 0 and error not in (errno.EAGAIN, errno.EINTR):
-                DROPPED.labels(errno.errorcode.get(error, "error").lower()).value += 1
-            return 0
+        count = self._receive()
         data, names, words = self._data, self._names, self._words
         step, length_at, name_length = self._size // 4, self._length_at, self._name_length
         try:
@@ -282,16 +276,13 @@ class _Batch:
                     other(bytes(names[i * _NAME : i * _NAME + name_length]), bytes(data[at : at + length]), control)
                 else:
                     _GARBAGE.value += 1
-        finally:  # the kernel wrote lengths where it wants room to be told
-            used_bytes = count * self._size
-            self._raw[:used_bytes] = self._fresh[:used_bytes]
+        finally:
+            self._make_room(count)
         return count
 
     def take(self, handle: Callable[[bytes, bytes, bytes], None]) -> int:
         """As `read`, without telling datagrams apart. A handler that raises loses what came behind it."""
-        count: int = self._call(self._fd, self._where, BATCH, socket.MSG_DONTWAIT, None)
-        if count <= 0:
-            return 0
+        count = self._receive()
         data, names, words = self._data, self._names, self._words
         step, length_at, name_length = self._size // 4, self._length_at, self._name_length
         try:
@@ -301,10 +292,23 @@ class _Batch:
                 used = words[i * step + self._control_at]
                 control = bytes(self._controls[i * _CONTROL : i * _CONTROL + used])
                 handle(bytes(names[name : name + name_length]), bytes(data[at : at + words[i * step + length_at]]), control)
-        finally:  # the kernel wrote lengths where it wants room to be told
-            used_bytes = count * self._size
-            self._raw[:used_bytes] = self._fresh[:used_bytes]
+        finally:
+            self._make_room(count)
         return count
+
+    def _receive(self) -> int:
+        """How many datagrams came; an error is counted."""
+        count: int = self._call(self._fd, self._where, BATCH, socket.MSG_DONTWAIT, None)
+        if count < 0:
+            error = ctypes.get_errno()
+            if error not in (errno.EAGAIN, errno.EINTR):
+                DROPPED.labels(errno.errorcode.get(error, "error").lower()).value += 1
+        return max(0, count)
+
+    def _make_room(self, count: int) -> None:
+        """The kernel wrote lengths where it wants room to be told."""
+        used_bytes = count * self._size
+        self._raw[:used_bytes] = self._fresh[:used_bytes]
 
 
 def _place(buffer: bytearray) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from fractions import Fraction
 from itertools import repeat
 from typing import Literal
 
@@ -14,7 +13,7 @@ from av.codec.context import CodecContext
 from medianode.codecs.jpeg import is_jpeg, parse_jpeg
 from medianode.errors import InvalidRequest, LimitExceeded, MedianodeError
 from medianode.transcode import lettering
-from medianode.transcode.clip import load_clip
+from medianode.transcode.clip import chain, load_clip
 from medianode.transcode.clip import pictures as decoded
 
 STAND_BY = "STAND BY"
@@ -77,21 +76,10 @@ def picture(artwork: Artwork, width: int, height: int) -> av.VideoFrame:
 def fitted(frames: Iterator[av.VideoFrame], width: int, height: int) -> Iterator[av.VideoFrame]:
     """Pictures of one size and format, made to fit into another."""
     graph = None
+    scale = f"{width}:{height}:force_original_aspect_ratio=decrease:force_divisible_by=2:out_range=tv"
+    pad = f"{width}:{height}:-1:-1:black"
     for frame in frames:
-        if graph is None:
-            graph = av.filter.Graph()
-            source = graph.add_buffer(
-                width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 1000)
-            )
-            chain = [
-                source,
-                graph.add("scale", f"{width}:{height}:force_original_aspect_ratio=decrease:force_divisible_by=2:out_range=tv"),
-                graph.add("pad", f"{width}:{height}:-1:-1:black"),
-                graph.add("format", "yuv420p"),
-                graph.add("setsar", "1"),
-                graph.add("buffersink"),
-            ]
-            graph.link_nodes(*chain).configure()
+        graph = graph or chain(frame, ("scale", scale), ("pad", pad), ("format", "yuv420p"), ("setsar", "1"))
         graph.vpush(frame)
         yield graph.vpull()
 

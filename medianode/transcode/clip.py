@@ -80,6 +80,15 @@ def pictures(clip: Clip) -> Iterator[av.VideoFrame]:
     yield from context.decode(None)
 
 
+def chain(like: av.VideoFrame, *filters: tuple[str, str]) -> av.filter.Graph:
+    """(name, options) each, one after the other, for pictures of this size and format."""
+    graph = av.filter.Graph()
+    base = like.time_base or Fraction(1, VIDEO_CLOCK_RATE)
+    source = graph.add_buffer(width=like.width, height=like.height, format=like.format, time_base=base)
+    graph.link_nodes(source, *(graph.add(*each) for each in filters), graph.add("buffersink")).configure()
+    return graph
+
+
 def _make(data: bytes, seconds: float) -> Clip:
     with av.open(io.BytesIO(data), "r", options=_OPTIONS) as container:
         if not container.streams.video:
@@ -103,14 +112,9 @@ def _make(data: bytes, seconds: float) -> Clip:
 def _even(frames: Iterator[av.VideoFrame], rate: int) -> Iterator[av.VideoFrame]:
     """At one rate, and no larger than WIDTH x HEIGHT."""
     graph = None
+    fit = f"w='min({WIDTH},iw)':h='min({HEIGHT},ih)':force_original_aspect_ratio=decrease:force_divisible_by=2:out_range=tv"
     for frame in frames:
-        if graph is None:
-            graph = av.filter.Graph()
-            base = frame.time_base or Fraction(1, VIDEO_CLOCK_RATE)
-            source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=base)
-            fit = f"w='min({WIDTH},iw)':h='min({HEIGHT},ih)':force_original_aspect_ratio=decrease:force_divisible_by=2:out_range=tv"
-            steps = [("scale", fit), ("fps", str(rate)), ("format", "yuv420p"), ("setsar", "1")]
-            graph.link_nodes(source, *(graph.add(*step) for step in steps), graph.add("buffersink")).configure()
+        graph = graph or chain(frame, ("scale", fit), ("fps", str(rate)), ("format", "yuv420p"), ("setsar", "1"))
         graph.vpush(frame)
         while True:
             try:
@@ -120,7 +124,7 @@ def _even(frames: Iterator[av.VideoFrame], rate: int) -> Iterator[av.VideoFrame]
 
 
 def main() -> int:
-    """2: refused, and why stands on stdout; whatever else is not 0: it broke."""
+    """2: refused, and why stands on stdout; whatever else is not 0: it cannot be decoded, or broke what decodes it."""
     seconds = float(sys.argv[1])
     for limit, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CPU, CPU_SECONDS), (resource.RLIMIT_NOFILE, OPEN_FILES)):
         resource.setrlimit(limit, (most, most))
@@ -132,8 +136,7 @@ def main() -> int:
         sys.stdout.write(e.message)
         return 2
     except (av.FFmpegError, ValueError, MemoryError):
-        sys.stdout.write("expected a PNG, a JPEG or a video that can be decoded")
-        return 2
+        return 1
     sys.stdout.buffer.write(msgspec.msgpack.encode(clip))
     return 0
 

@@ -113,3 +113,15 @@ class AudioDecoder(Decoder):
             return cast("AudioCodecContext", self.context).decode(self._wrap(packet))
         except (av.FFmpegError, ValueError, MemoryError) as e:
             raise self._fault(e) from None
+
+
+def decode_keyframe(packet: Packet, max_pixels: int) -> av.VideoFrame:
+    """The picture of a key frame by itself. Raises PeerError, as `VideoDecoder` and where there is none."""
+    decoder = VideoDecoder(packet.track, max_pixels)
+    try:
+        frames = decoder.decode(packet) or decoder.decode(None)
+    finally:
+        decoder.close()
+    if not frames:
+        raise ProtocolError(f"{packet.track.codec.value}: expected a picture in a key frame of {len(packet.data)} bytes, got none")
+    return frames[0]

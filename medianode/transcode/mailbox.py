@@ -45,11 +45,18 @@ class Skipped:
     """Video packets were dropped here; the next one is a key frame."""
 
 
-Item = Packet | Restart | Skipped
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """`passed` is called in the loop when what is made of all that came before was delivered."""
+
+    passed: Callable[[], None]
+
+
+Item = Packet | Restart | Skipped | Mark
 
 
 class Mailbox:
-    """`put`, `restart` and `close` in the loop; `take` in the one thread that reads.
+    """`put`, `mark`, `restart` and `close` in the loop; `take` in the one thread that reads.
 
     Bounds: `packets` and `nbytes`. On overflow video jumps to its newest key frame (all of it goes where there is none but the first, and
     what follows up to the next one), then audio goes, oldest first. `dropped` counts by cause.
@@ -118,13 +125,20 @@ class Mailbox:
         with self._condition:
             self._condition.notify()
 
-    def restart(self, restart: Restart) -> None:
-        """Forget what is queued, uncounted (the timeline it belonged to is over); the reader gets `restart` next."""
+    def mark(self, passed: Callable[[], None]) -> None:
+        """Who waits for the reader is told when it has come so far, and it does not sleep for a batch before. After `close` nobody is."""
         with self._condition:
             if self._closed:
                 return
-            self._items.clear()
-            self._items.append(restart)
+            self._items.append(Mark(passed))
+            self._condition.notify()
+
+    def restart(self, restart: Restart) -> None:
+        """Forget what is queued but marks, uncounted (the timeline it belonged to is over); the reader gets `restart` next."""
+        with self._condition:
+            if self._closed:
+                return
+            self._items = deque([restart, *(item for item in self._items if isinstance(item, Mark))])
             self._packets = self.nbytes = 0
             self._waits_for_key = False
             self._condition.notify()

@@ -14,7 +14,7 @@ import av
 from medianode.errors import LimitExceeded, PeerError, UnsupportedMedia
 from medianode.media.packet import Packet
 from medianode.transcode.derive import Output, Settings, Stage, Tally, derive
-from medianode.transcode.mailbox import Item, Mailbox, Restart, Skipped
+from medianode.transcode.mailbox import Item, Mailbox, Mark, Restart, Skipped
 
 AUDIO_BATCH = 0.085
 """Seconds of sound that a thread with nothing else waits for, three packets of AAC: each wake-up costs as much as a packet does."""
@@ -126,6 +126,9 @@ class Pipeline:
                 self.ready.append((epoch, outputs))
             else:
                 self._post(lambda: self._deliver(epoch, outputs))
+        for item in items:
+            if isinstance(item, Mark):
+                self._post(item.passed)
 
     def _guarded(self, step: Callable[..., list[Output]], *arguments: object) -> list[Output]:
         """An encoder that FFmpeg fails in is passed over as a bad packet is; what we refuse on purpose ends the pipeline."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol, TypeVar
 
 from medianode import clock, config
@@ -143,6 +144,19 @@ class Rendition:
             if line is not None:
                 self._keyframe_asked = clock.now()
                 line.pipeline.force_keyframe()
+
+    def drain(self, done: Callable[[], None]) -> None:
+        """`done` is called in the loop when what the threads make of all that has come was delivered, but for what an encoder keeps until
+        it is given more; at once where there is no thread. A thread that stalls does not call it, nor one that ends.
+        """
+        self._drain(list(self._lines.values()), done)
+
+    def _drain(self, lines: list[Line], done: Callable[[], None]) -> None:
+        self._collect()
+        if lines:
+            lines.pop().mailbox.mark(partial(self._drain, lines, done))
+        else:
+            done()
 
     # the Sink's side
 

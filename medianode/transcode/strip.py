@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import av
 from av.video.reformatter import VideoReformatter
@@ -12,18 +10,14 @@ from av.video.reformatter import VideoReformatter
 from medianode import clock
 from medianode.errors import LimitExceeded, PeerError, UnsupportedMedia
 from medianode.media.packet import Packet
-from medianode.transcode.decode import VideoDecoder
+from medianode.transcode.decode import decode_keyframe
 from medianode.transcode.encode import JpegEncoder
+from medianode.transcode.workers import Workers
 
-PENDING = 8
-"""Strips at work or waiting; more are refused."""
 SECONDS = 20.0
 """How long one may take."""
-MAX_WIDTH = 640
 _BLACK = (0, 128, 128)
-
-_thread = ThreadPoolExecutor(1, thread_name_prefix="strip")
-_pending = 0
+_WORKERS = Workers("strips", 1, 8)
 
 
 async def strip_jpeg(
@@ -34,30 +28,13 @@ async def strip_jpeg(
     `frames`: one key frame each, read in the thread. One that cannot be decoded leaves its tile black. Raises LimitExceeded (`node-full`;
     `too-slow`: over SECONDS), what reading raises, and UnsupportedMedia.
     """
-    global _pending  # noqa: PLW0603 - one pool, one count
-    if _pending >= PENDING:
-        raise LimitExceeded(f"{PENDING} strips are waiting already", code="node-full")
-    _pending += 1
-    try:
-        work = asyncio.get_running_loop().run_in_executor(_thread, _render, tuple(frames), columns, width, ratio, quality, max_pixels)
-        work.add_done_callback(_done)
-    except RuntimeError:
-        _pending -= 1
-        raise
-    return await asyncio.shield(work)
+    return await _WORKERS.run(_render, tuple(frames), columns, width, ratio, quality, max_pixels)
 
 
 def tile_size(width: int, ratio: float) -> tuple[int, int]:
     """Of a tile, pixels: both even."""
     width = max(2, width // 2 * 2)
     return width, max(2, min(4 * width, round(width * ratio / 2) * 2))
-
-
-def _done(work: asyncio.Future[bytes]) -> None:
-    global _pending  # noqa: PLW0603
-    _pending -= 1
-    if not work.cancelled():
-        work.exception()
 
 
 def _render(frames: Sequence[Callable[[], Packet]], columns: int, width: int, ratio: float, quality: int, max_pixels: int) -> bytes:
@@ -70,8 +47,10 @@ def _render(frames: Sequence[Callable[[], Packet]], columns: int, width: int, ra
     for number, read in enumerate(frames):
         if clock.now() > until:
             raise LimitExceeded(f"a strip of {len(frames)} pictures takes too long here: ask for fewer", code="too-slow")
-        picture = _picture(read(), max_pixels)
-        if picture is None:
+        key_frame = read()
+        try:
+            picture = decode_keyframe(key_frame, max_pixels)
+        except PeerError:
             continue
         small = reformatter.reformat(picture, wide, high, "yuvj420p", dst_color_range="JPEG")
         left, top = number % columns * wide, number // columns * high
@@ -95,17 +74,3 @@ def _put(pixels: bytearray, stride: int, left: int, top: int, source: av.video.p
     for row in range(0, source.height * source.line_size, source.line_size):
         pixels[at : at + width] = given[row : row + width]
         at += stride
-
-
-def _picture(packet: Packet, max_pixels: int) -> av.VideoFrame | None:
-    try:
-        decoder = VideoDecoder(packet.track, max_pixels)
-    except PeerError:
-        return None
-    try:
-        frames = decoder.decode(packet) or decoder.decode(None)
-    except PeerError:
-        return None
-    finally:
-        decoder.close()
-    return frames[0] if frames else None

@@ -15,8 +15,8 @@ from medianode.egress.recorder.filesystem import Disk
 class FaultyDisk(Disk):
     """The real one below `root`, which remembers what was synced: `power_cut` leaves that and nothing else, as another directory.
 
-    `fails`: what each write (`syncs`: each sync) raises while it is set; half of what was asked for is written first. `held`: set, and
-    everything waits.
+    `fails`: what each write (`syncs`: each sync) raises while it is set; half of what was asked for is written first. `free`: cleared,
+    and everything waits.
     """
 
     def __init__(self, root: Path) -> None:

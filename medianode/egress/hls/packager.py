@@ -8,22 +8,20 @@ frame that would make it longer than the part target, a segment at the first key
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable
 
 from medianode import clock, telemetry
 from medianode.config import Hls, Limits
 from medianode.egress.hls.muxers import Muxer, Run
 from medianode.egress.hls.window import Window
+from medianode.egress.sample_run import SECOND, SampleRun
 from medianode.errors import MedianodeError, UnsupportedMedia
 from medianode.media.packet import Gap, Packet
 from medianode.media.track import Track
-from medianode.protocols.fmp4 import Sample
 
 log = logging.getLogger("medianode.hls")
 BREAKS = telemetry.counter("medianode_hls_discontinuities_total", "Breaks in HLS timelines, by cause", "cause")
 
-SECOND = 1_000_000
 MILLISECOND = 1_000
 FROZEN = 1.5
 """Seconds of sound without a picture (twice the last frame's duration where that is more) after which parts are cut by sound."""
@@ -35,76 +33,6 @@ STEER = 5_000
 """Microseconds by which PROGRAM-DATE-TIME follows the wall clock per segment: enough for any drift, too little for jitter to show."""
 EARLY = 0.95
 """A key frame this share of segment_duration into a segment ends it: millisecond timestamps make 2 s GOPs of 1.999 s."""
-
-
-class _Track:
-    """Decode times in ticks of the output timeline. The last packet is held until the next one tells its duration."""
-
-    __slots__ = (
-        "base",
-        "end",
-        "held",
-        "held_at",
-        "index",
-        "is_video",
-        "last_duration",
-        "nbytes",
-        "origin",
-        "placed",
-        "rate",
-        "samples",
-        "track",
-    )
-
-    def __init__(self, index: int, track: Track, start: int) -> None:
-        self.index = index
-        self.track = track
-        self.is_video = track.is_video
-        self.rate = track.clock_rate
-        self.samples: deque[Sample] = deque()
-        self.held: Packet | None = None
-        self.held_at = 0
-        self.end = self.base = -(-start * self.rate // SECOND)
-        self.origin = 0
-        self.placed = False
-        self.last_duration = 0
-        self.nbytes = 0
-
-    def us(self, ticks: int) -> int:
-        return ticks * SECOND // self.rate
-
-    def finish(self, until: int) -> None:
-        """The held packet lasts until then."""
-        packet = self.held
-        assert packet is not None, "finish without a held packet"
-        if not self.samples:
-            self.base = self.held_at
-        elif self.held_at > self.end:
-            self.samples[-1] = self.samples[-1]._replace(duration=self.samples[-1].duration + self.held_at - self.end)
-        duration = until - self.held_at
-        offset = packet.pts - self.origin - self.held_at
-        self.samples.append(Sample(packet.data, duration, offset, packet.keyframe))
-        self.nbytes += len(packet.data)
-        self.held = None
-        self.end = until
-        if duration:
-            self.last_duration = duration
-
-    def take(self, until_us: int | None) -> tuple[int, list[Sample]]:
-        """(decode time, samples) that start before `until_us`; the others stay. None: all."""
-        base = self.base
-        late = 0
-        if until_us is not None:
-            at = self.end
-            for sample in reversed(self.samples):
-                at -= sample.duration
-                if self.us(at) < until_us:
-                    break
-                late += 1
-        taken = [self.samples.popleft() for _ in range(len(self.samples) - late)]
-        self.nbytes = sum(len(sample.data) for sample in self.samples) if late else 0
-        self.base = base + sum(sample.duration for sample in taken) if late else self.end
-        return base, taken
 
 
 class Packager:
@@ -135,10 +63,10 @@ class Packager:
         self._min = round(config.segment_duration * EARLY * SECOND)
         self._max = round(limits.hls_max_segment_duration * SECOND)
         self._segment_bytes = limits.hls_room_bytes // 4
-        self._runs: dict[int, _Track] = {}
-        self._video: _Track | None = None
-        self._audio: _Track | None = None
-        self._pacer: _Track | None = None
+        self._runs: dict[int, SampleRun] = {}
+        self._video: SampleRun | None = None
+        self._audio: SampleRun | None = None
+        self._pacer: SampleRun | None = None
         self._video_seen = 0.0
         self._waiting_since = 0.0
         self._now = 0
@@ -193,7 +121,7 @@ class Packager:
             return
         if not run.placed:
             self._place(packet, run)
-        at = packet.dts - run.origin
+        at = packet.dts + run.origin
         if run.held is None:
             if run.is_video and abs(run.us(at) - self._now) > max(STRAY, self._max):
                 self._leap(run)
@@ -218,10 +146,9 @@ class Packager:
             self._pace(run, packet, at)
         elif run.held is not None:
             run.finish(at)
-        run.held = packet
-        run.held_at = at
+        run.hold(packet, at, packet.pts + run.origin)
 
-    def _leap(self, run: _Track) -> None:
+    def _leap(self, run: SampleRun) -> None:
         """A leap that nobody marked; no player holds one frame for that long. Sound beside a picture (DTX) is just put in place again."""
         if run is self._pacer or run.is_video:
             self.on_gap(Gap("timestamp-jump"))
@@ -229,7 +156,7 @@ class Packager:
             run.held = None
             run.placed = False
 
-    def _start(self, packet: Packet, run: _Track) -> bool:
+    def _start(self, packet: Packet, run: SampleRun) -> bool:
         """The timeline starts at the first key frame; sound from before it is dropped."""
         if run.is_video:
             if not packet.keyframe:
@@ -242,19 +169,19 @@ class Packager:
         self._video_seen = packet.received_at
         if not self._wall_known:
             self._wall_known = True
-            self._wall = self._arrived(packet) - self._now / SECOND
+            self._wall = clock.wallclock_of(packet.received_at) - self._now / SECOND
         return True
 
-    def _place(self, packet: Packet, run: _Track) -> None:
+    def _place(self, packet: Packet, run: SampleRun) -> None:
         """Put the track on the output timeline: beside the track that is there by media time, else at the end of it."""
         run.placed = True
         beside = next((other for other in self._runs.values() if other.placed and other is not run), None)
         if beside is not None:
-            run.origin = beside.origin * run.rate // beside.rate
-            at = run.us(packet.dts - run.origin)
+            run.origin = -(-beside.origin * run.rate // beside.rate)
+            at = run.us(packet.dts + run.origin)
             if abs(at - beside.us(beside.end)) < STRAY:
                 return
-        run.origin = packet.dts - -(-self._now * run.rate // SECOND)
+        run.origin = -(-self._now * run.rate // SECOND) - packet.dts
 
     def _frozen(self, packet: Packet) -> bool:
         video = self._pacer
@@ -262,7 +189,7 @@ class Packager:
             return False
         return packet.received_at - self._video_seen > max(FROZEN, 2 * video.last_duration / video.rate)
 
-    def _freeze(self, audio: _Track) -> None:
+    def _freeze(self, audio: SampleRun) -> None:
         """The picture stands still: let its last frame last until now and go on by sound, beginning with what was kept waiting."""
         video, self._pacer = self._video, audio
         if video is not None and video.held is not None:
@@ -275,7 +202,7 @@ class Packager:
             at = end
         self._now = audio.us(audio.end)
 
-    def _pace(self, run: _Track, packet: Packet, at: int) -> None:
+    def _pace(self, run: SampleRun, packet: Packet, at: int) -> None:
         """Finish the pacer's held packet and cut where a part or a segment ends."""
         if run.held is None:
             self._now = run.us(at)
@@ -357,12 +284,8 @@ class Packager:
         self.window.end_segment(gap=failed)
 
     def _steer(self, packet: Packet) -> None:
-        off = self._arrived(packet) - self._wall - self._now / SECOND
+        off = clock.wallclock_of(packet.received_at) - self._wall - self._now / SECOND
         self._wall += max(-STEER / SECOND, min(STEER / SECOND, off))
-
-    @staticmethod
-    def _arrived(packet: Packet) -> float:
-        return clock.wallclock() - clock.now() + packet.received_at
 
     def _flush(self) -> None:
         """End all at once: held packets get the duration of those before them, and the open segment is completed."""
@@ -386,7 +309,7 @@ class Packager:
 
     def _restart(self) -> None:
         """The next packets start anew at the end of the timeline."""
-        self._runs = {track.id: _Track(i, track, self._now) for i, track in enumerate(self.tracks)}
+        self._runs = {track.id: SampleRun(i, track, self._now) for i, track in enumerate(self.tracks)}
         self._video = next((run for run in self._runs.values() if run.is_video), None)
         self._audio = next((run for run in self._runs.values() if not run.is_video), None)
         self._pacer = None

@@ -10,7 +10,7 @@ from contextlib import suppress
 from medianode import clock, config, telemetry
 from medianode.egress.push.liveness import Liveness, tcp_progress
 from medianode.egress.push.report import Report
-from medianode.egress.rtmp_publish import RtmpPublisher, open_publisher, parse_rtmp_url
+from medianode.egress.rtmp_publish import RtmpPublisher, open_publisher
 from medianode.errors import MedianodeError, PeerError
 from medianode.media.packet import Gap, Packet
 from medianode.media.queue import Bounds, PacketQueue, Policy
@@ -18,6 +18,7 @@ from medianode.media.track import Codec, Track
 from medianode.outbound import Outbound
 from medianode.protocols import flv
 from medianode.protocols.rtmp.client import Acknowledged, ClientEvent, Status
+from medianode.protocols.rtmp.url import parse_rtmp_url
 from medianode.routing.room import Room
 from medianode.tasks import background, until_next
 from medianode.transcode.renditions import Rendition, Renditions

@@ -79,8 +79,12 @@ class PushService:
 
     async def _sample(self) -> None:
         async for now in every(1.0):
-            for supervisor, _ in self._running.values():
-                supervisor.report.sample(now)
+            self._sample_all(now)
+
+    def _sample_all(self, now: float) -> None:
+        """Not in the loop above, whose variables live on: the last target would be kept, and its room with it."""
+        for supervisor, _ in self._running.values():
+            supervisor.report.sample(now)
 
     async def _reconcile(self, project_id: str, name: str) -> None:
         """Raises StorageError; the room is then still stale."""

@@ -15,18 +15,12 @@ class LiveFile:
     """An open file: only what is on the disk. `init`: ftyp and moov. `started_at`: wallclock, `start`: microseconds in the recording."""
 
     path: Path
-    name: str
     sequence: int
     started_at: float
     start: int
     gap: str
-    tracks: tuple[TrackFacts, ...]
     init: bytes = field(repr=False)
     parts: Sequence[Part] = field(repr=False)
-
-    @property
-    def init_bytes(self) -> int:
-        return len(self.init)
 
     @property
     def nbytes(self) -> int:
@@ -41,7 +35,7 @@ class LiveFile:
 class RecordedFile:
     """`size`: with what is still on its way to the disk. `parts`: those on the disk."""
 
-    __slots__ = ("end", "gap", "init", "opened", "parts", "path", "sequence", "size", "start", "started_at", "tracks")
+    __slots__ = ("gap", "init", "opened", "parts", "path", "sequence", "size", "start", "started_at", "tracks")
 
     def __init__(
         self, path: Path, sequence: int, gap: str, started_at: float, start: int, tracks: tuple[TrackFacts, ...], init: bytes
@@ -50,7 +44,7 @@ class RecordedFile:
         self.sequence = sequence
         self.gap = gap
         self.started_at = started_at
-        self.start = self.end = start
+        self.start = start
         self.tracks = tracks
         self.init = init
         self.size = len(init)
@@ -60,17 +54,15 @@ class RecordedFile:
     @property
     def nbytes(self) -> int:
         """On the disk."""
-        return self.parts[-1].offset + self.parts[-1].size if self.parts else len(self.init)
+        return self.live().nbytes
 
     @property
     def duration(self) -> int:
         """Microseconds on the disk."""
-        return max((part.start + part.duration for part in self.parts), default=self.start) - self.start
+        return self.live().duration
 
     def live(self) -> LiveFile:
-        return LiveFile(
-            self.path, self.path.name, self.sequence, self.started_at, self.start, self.gap, self.tracks, self.init, tuple(self.parts)
-        )
+        return LiveFile(self.path, self.sequence, self.started_at, self.start, self.gap, self.init, tuple(self.parts))
 
 
 def name(sequence: int) -> str:

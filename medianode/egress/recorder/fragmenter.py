@@ -12,8 +12,9 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from medianode.egress.recorder.lane import SECOND, Lane
+from medianode.egress.recorder.lane import Lane
 from medianode.egress.recorder.steering import Steering
+from medianode.egress.sample_run import SECOND
 from medianode.errors import LimitExceeded
 from medianode.media.packet import Gap, Packet
 from medianode.media.track import Track
@@ -80,11 +81,6 @@ class Fragmenter:
     def begun(self) -> bool:
         """A file is open."""
         return self._pacer is not None
-
-    @property
-    def newest(self) -> int:
-        """Where what sets the pace has come to, microseconds; 0 while nothing does."""
-        return 0 if self._pacer is None else self._pacer.us(self._pacer.held_at)
 
     @property
     def clock_zero(self) -> float:

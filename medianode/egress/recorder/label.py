@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Annotated, NotRequired, TypedDict
 
@@ -66,7 +65,7 @@ def build(order: Order, sequence: int, gap: str, started_at: float, start: int, 
         "labels": dict(order.labels),
         "tracks": tracks,
     }
-    return uuid_box(EXTENDED_TYPE, json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode())
+    return uuid_box(EXTENDED_TYPE, msgspec.json.encode(told))
 
 
 def parse(moov: bytes) -> Label:

@@ -48,7 +48,7 @@ def recover(path: Path, *, truncate: bool = True) -> Recovered:
     with ExitStack() as stack:
         fd = os.open(path, (os.O_RDWR if truncate else os.O_RDONLY) | os.O_CLOEXEC)
         stack.callback(os.close, fd)
-        found = read(_Bytes(fd))
+        found = _read(_Bytes(fd))
         if truncate and found.cut:
             os.ftruncate(fd, found.nbytes)
             os.fsync(fd)
@@ -64,7 +64,7 @@ class _Bytes:
         return os.pread(self._fd, size, offset)
 
 
-def read(file: _Bytes) -> Recovered:
+def _read(file: _Bytes) -> Recovered:
     """Whole parts from the front; ProtocolError where there is none."""
     init_bytes, moov = _init(file)
     told = label.parse(moov)
@@ -114,7 +114,7 @@ def _parts(file: _Bytes, at: int, scales: Mapping[int, Timescale]) -> list[Part]
             if head.type == b"moof":
                 if head.size > fmp4_read.MAX_BOX:
                     break
-                runs = fmp4_read.runs(file.at(at + head.length, head.size - head.length), scales)
+                runs = fmp4_read.runs(file.at(at, head.size), scales)
             elif head.type == b"mdat" and runs is not None:
                 extent = fmp4_read.extent(runs, has_video=has_video)
                 if extent.start + extent.duration > LONGEST or at + head.size - begin >= LARGEST:

@@ -23,13 +23,10 @@ class Ring:
         self._groups: deque[list[Packet]] = deque()
         self._sizes: deque[int] = deque()
         self._video: int | None = None
-        self.tracks: tuple[Track, ...] = ()
         self.nbytes = 0
-        self.overflows = 0
 
     def on_tracks(self, tracks: tuple[Track, ...]) -> None:
         self._clear()
-        self.tracks = tracks
         self._video = next((track.id for track in tracks if track.is_video and not track.layer), None)
 
     def on_packet(self, packet: Packet) -> None:
@@ -47,7 +44,6 @@ class Ring:
         self.nbytes += len(packet.data)
         while self.nbytes > self._max_bytes:
             self._drop()
-            self.overflows += 1
 
     def on_gap(self, gap: Gap) -> None:
         """What is before it does not join what follows."""

@@ -17,10 +17,6 @@ class Rings:
         self._max_bytes = max_bytes
         self._rings: dict[tuple[str, str], tuple[Ring, Intake, Follower]] = {}
 
-    @property
-    def nbytes(self) -> int:
-        return sum(ring.nbytes for ring, _, _ in self._rings.values())
-
     def add(self, room: Room) -> None:
         if self._seconds > 0:
             ring = Ring(self._seconds, self._max_bytes)

@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from medianode import clock, telemetry
@@ -36,6 +37,8 @@ LEAST = 0.1
 """Seconds that a disk with nothing to write is given to say so, at the end of the node."""
 ROOM_WANTED = 8 << 20
 """Bytes that are asked for at least when the disk is full; four times what waits for it where that is more."""
+TAIL = 1.0
+"""Seconds at most in which sound that is made anew still comes when its source has ended."""
 BY_OPTION = frozenset({"ingress", "room"})
 """Reasons of recordings that begin by themselves."""
 MOUNTS = Path("/proc/self/mountinfo")
@@ -56,7 +59,7 @@ class _Running:
         self.held = ExitStack()
 
     def cut(self) -> None:
-        """Nothing more comes."""
+        """Of what comes from now on it gets nothing."""
         if self.follower is not None:
             self.follower.close()
         self.intake.detach()
@@ -117,10 +120,9 @@ class Recorder:
         """
         room = self._registry.on_air(order.project_id, order.room)
         self._check(order)
-        session = self._session(order)
-        running = self._running[order.recording_id] = _Running(session, session_intake(session, self._renditions))
+        running = self._run(order)
         with ExitStack() as undo:
-            undo.callback(session.end)
+            undo.callback(running.session.end)
             if order.reason not in BY_OPTION:
                 # somebody ordered it: a source on demand stays open for it
                 running.held.enter_context(self._registry.demand.keep(order.project_id, order.room))
@@ -130,11 +132,11 @@ class Recorder:
                 if publication is not None and publication.active:
                     running.intake.attach(publication, replay=ring is None)
             else:
-                running.follower = Follower(room, running.intake, session)
+                running.follower = Follower(room, running.intake, running.session)
                 running.follower.open(replay=ring is None)
             if ring is not None:
                 for packet in ring.since(clock.now() - preroll):
-                    session.on_packet(packet)
+                    running.session.on_packet(packet)
             undo.pop_all()
 
     async def stop(self, recording_id: str) -> None:
@@ -176,10 +178,14 @@ class Recorder:
         async with self._tasks:
             try:
                 async for now in every(TICK):
-                    for running in tuple(self._running.values()):
-                        guarded("recorder", running.session.tend, now)
+                    self._tend(now)
             finally:
                 await self._close()
+
+    def _tend(self, now: float) -> None:
+        """Not in the loop of `serve`, whose variables live on: the last recording would be kept."""
+        for running in tuple(self._running.values()):
+            guarded("recorder", running.session.tend, now)
 
     async def _close(self) -> None:
         self._closing = True
@@ -208,6 +214,8 @@ class Recorder:
         if publication is None:
             return
         for running in self._of(event.project_id, event.room, event.identity):
+            if running.session.ending:
+                continue
             if running.intake.publication not in (None, publication):
                 running.session.on_gap(Gap("takeover"))
             running.intake.attach(publication)
@@ -224,15 +232,12 @@ class Recorder:
         except MedianodeError as e:
             self._not_begun(publication.grant.room, e)
             return
-        session = self._session(order)
-        running = self._running[order.recording_id] = _Running(session, session_intake(session, self._renditions))
-        running.intake.attach(publication)
+        self._run(order).intake.attach(publication)
 
     def _lost(self, event: PublicationLost) -> None:
         for running in self._of(event.project_id, event.room, event.identity):
             if running.intake.publication is not None and running.intake.publication.ended:
-                running.intake.detach()
-                running.session.on_gap(Gap("publisher-gap"))
+                running.intake.detach(partial(running.session.on_gap, Gap("publisher-gap")))
 
     def _publication_ended(self, event: PublicationEnded) -> None:
         room = self._registry.find(event.project_id, event.room)
@@ -296,8 +301,9 @@ class Recorder:
         if order.recording_id in self._running or (same and order.reason != "clip"):
             raise Conflict(f"room {order.room} is recorded already, for the same reason", code="already-recording")
 
-    def _session(self, order: Order) -> Session:
-        return Session(
+    def _run(self, order: Order) -> _Running:
+        """Nothing feeds it yet."""
+        session = Session(
             order,
             self._config,
             self._limits.recorder_bytes,
@@ -307,6 +313,10 @@ class Recorder:
             on_refused=self._refused,
             on_end=self._ended,
         )
+        intake = Intake(self._renditions, session, min(TAIL, self._limits.shutdown_grace / 2))
+        session.ask, session.leave = intake.request_keyframe, intake.detach
+        running = self._running[order.recording_id] = _Running(session, intake)
+        return running
 
     def _writer(self, directory: Path) -> Writer:
         """Of the filesystem where it is."""
@@ -379,10 +389,3 @@ class Recorder:
 
         telemetry.gauge(behind, "How long the oldest part waits for its disk", "disk", read=read(lambda writer: writer.behind))
         telemetry.gauge(batch, "What the disk took for the newest batch", "disk", read=read(lambda writer: writer.seconds))
-
-
-def session_intake(session: Session, renditions: Renditions) -> Intake:
-    """What feeds it, which is also what it asks for key frames."""
-    intake = Intake(renditions, session)
-    session.ask = intake.request_keyframe
-    return intake

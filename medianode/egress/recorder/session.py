@@ -68,7 +68,9 @@ class _CloseFile(Close):
 
 class Session:
     """`bound`: limits.recorder_bytes. `on_disk`: told the recording's id when something of it is on the disk; `on_refused`: the code when
-    the disk does not take it. Settable: `ask`, its source for a key frame.
+    the disk does not take it. Settable: `ask`, its source for a key frame; `leave`, its source, for good: it calls when nothing follows.
+
+    `ending`: it was told to end; what its source still has for it is taken.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Session:
         self.ending = False
         self.writer = writer
         self.ask: Callable[[], None] = lambda: None
+        self.leave: Callable[[Callable[[], None]], None] = lambda then: then()
         self._bus = bus
         self._bound = bound
         self._reel: Reel = writer.add(self)
@@ -108,7 +111,7 @@ class Session:
         self._sequence = 0
         self._filming: RecordedFile | None = None
         self._file: RecordedFile | None = None
-        self._paused = False
+        self._paused = self._sealed = False
         self._broken = ""
         self._refused_at = 0.0
         self._cause = ("", "")
@@ -124,7 +127,7 @@ class Session:
         self._fragmenter.on_tracks(carried.tracks)
 
     def on_packet(self, packet: Packet) -> None:
-        if self.ending:
+        if self._sealed:
             return
         if self._broken:
             self._break(self._broken)
@@ -165,10 +168,13 @@ class Session:
 
     def end(self, patience: float = 10.0) -> None:
         """Finish the file; `ended` tells when all is on the disk and was told. A disk that refuses is waited for `patience` seconds."""
-        if self.ending:
-            return
+        if not self.ending:
+            self.ending = True
+            self.leave(lambda: self._seal(patience))
+
+    def _seal(self, patience: float) -> None:
         self._fragmenter.flush()
-        self.ending = True
+        self._sealed = True
         self._reel.give_up_at = clock.now() + patience
         self.writer.submit(self._reel, End(), hurry=True)
 
@@ -202,7 +208,7 @@ class Session:
     def _new_file(self, start: int) -> RecordedFile:
         """Opened with its first part, so that none is empty."""
         self._sequence += 1
-        started_at = _wallclock(self._fragmenter.clock_zero + start / SECOND)
+        started_at = clock.wallclock_of(self._fragmenter.clock_zero + start / SECOND)
         if not self.started_at:
             self.started_at = started_at
             self._started()
@@ -334,8 +340,3 @@ class Session:
     @property
     def _fields(self) -> dict[str, object]:
         return {"room": self.order.room, "recording": self.order.recording_id}
-
-
-def _wallclock(at: float) -> float:
-    """Of a `clock.now()` value, as the clocks stand now."""
-    return clock.wallclock() - clock.now() + at

@@ -80,13 +80,12 @@ class Reel:
     that is refused is dropped.
     """
 
-    __slots__ = ("broken", "dirty", "fd", "give_up_at", "jobs", "lost", "not_before", "owner", "path", "size")
+    __slots__ = ("broken", "dirty", "fd", "give_up_at", "jobs", "lost", "not_before", "owner", "size")
 
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
         self.jobs: deque[Job] = deque()
         self.fd: int | None = None
-        self.path: Path | None = None
         self.size = 0
         self.dirty = False
         self.broken = False
@@ -96,7 +95,7 @@ class Reel:
 
 
 class Writer:
-    """Made in the loop; `close` ends its thread. `seconds`: of the newest batch, `longest`: of the longest."""
+    """Made in the loop; `close` ends its thread. `seconds`: of the newest batch."""
 
     def __init__(self, name: str, filesystem: Filesystem, fsync: Fsync) -> None:
         self._fs = filesystem
@@ -108,7 +107,6 @@ class Writer:
         self._closing = False
         self._told: list[Callable[[], None]] = []
         self.seconds = 0.0
-        self.longest = 0.0
         self.name = name
         self._thread = threading.Thread(target=self._run, name=f"recorder {name}", daemon=True)
         self._thread.start()
@@ -164,7 +162,6 @@ class Writer:
             last = clock.now()
             guarded("recorder writer", self._batch)
             self.seconds = clock.now() - last
-            self.longest = max(self.longest, self.seconds)
 
     def _pause(self) -> float | None:
         """Until the next one that was refused is due; None where none was."""
@@ -222,7 +219,7 @@ class Writer:
             fd = self._fs.create(job.path)
             undo.callback(self._remove, job.path)
             undo.callback(self._fs.close, fd)
-            reel.fd, reel.path, reel.size = fd, job.path, 0
+            reel.fd, reel.size = fd, 0
             undo.callback(setattr, reel, "fd", None)
             self._write(reel, job)
             undo.pop_all()

@@ -168,3 +168,11 @@ def test_before_serving_datagrams_are_counted() -> None:
         sock.read()
     sock.close()
     assert DROPPED.labels("not-serving").value == before + 1
+
+
+def test_a_socket_that_fails_is_counted_by_whichever_way_it_is_read(port: UdpSocket) -> None:
+    port.close()
+    before = DROPPED.labels("ebadf").value
+    port.read()
+    assert port.take(lambda *_: None) == 0
+    assert DROPPED.labels("ebadf").value == before + 2

@@ -49,10 +49,12 @@ def test_timescales_and_our_box() -> None:
 )
 def test_runs(samples: list[Sample], expected: tuple[int, bool]) -> None:
     ticks, sync = expected
-    moof = parse_boxes(fmp4.fragment(1, [(0, 1 << 40, samples), (1, 7, [Sample(b"s", 1024)])]))[0]
-    assert fmp4_read.runs(moof.payload, SCALES) == [Run(True, 90_000, 1 << 40, ticks, sync), Run(False, 48_000, 7, 1024, True)]
+    moof = box(b"moof", parse_boxes(fmp4.fragment(1, [(0, 1 << 40, samples), (1, 7, [Sample(b"s", 1024)])]))[0].payload)
+    assert fmp4_read.runs(moof, SCALES) == [Run(True, 90_000, 1 << 40, ticks, sync), Run(False, 48_000, 7, 1024, True)]
     with pytest.raises(ProtocolError):
-        fmp4_read.runs(moof.payload, {1: SCALES[1]})
+        fmp4_read.runs(moof, {1: SCALES[1]})
+    with pytest.raises(ProtocolError):
+        fmp4_read.runs(box(b"moof"), SCALES)
 
 
 def test_a_fragment_is_shown_when_its_picture_is() -> None:
@@ -73,7 +75,7 @@ def test_damage_is_the_file_s_fault(garbage: bytes, where: int, value: int) -> N
             fmp4_read.header,
             fmp4_read.timescales,
             lambda data: fmp4_read.user_box(data, TYPE),
-            lambda data: fmp4_read.runs(data, SCALES),
+            lambda data: fmp4_read.runs(box(b"moof", data), SCALES),
         ):
             with contextlib.suppress(PeerError):
                 read(data)

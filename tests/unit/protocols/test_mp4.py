@@ -15,7 +15,7 @@ from medianode.errors import PeerError, ProtocolError
 from medianode.media.track import Codec, Track
 from medianode.protocols import fmp4, mp4
 from medianode.protocols.fmp4 import Sample
-from medianode.protocols.fmp4_boxes import parse_boxes
+from medianode.protocols.fmp4_boxes import box, full_box, parse_boxes
 from medianode.protocols.fmp4_samples import formats, samples
 
 JPEG = Track(0, Codec.MJPEG, 90_000, width=640, height=480)
@@ -60,6 +60,15 @@ def test_where_the_samples_stand() -> None:
     video, audio = samples(whole[: struct.unpack_from(">I", whole)[0]])
     assert whole[video.data : video.data + 5] == b"abcde"
     assert whole[audio.data : audio.data + 3] == b"fgh"
+
+
+def test_a_run_that_does_not_tell_sizes_is_refused_whatever_it_counts() -> None:
+    """Four thousand million samples of one duration and one size, in 68 bytes: nobody makes a list of them."""
+    tfhd = full_box(b"tfhd", 0, 0x2_0018, struct.pack(">III", 1, 10, 1))
+    for count in (3, 0xFFFF_FFFF):
+        traf = box(b"traf", tfhd, full_box(b"tfdt", 0, 0, bytes(4)), full_box(b"trun", 0, 0, struct.pack(">I", count)))
+        with pytest.raises(ProtocolError):
+            samples(box(b"moof", full_box(b"mfhd", 0, 0, bytes(4)), traf))
 
 
 @given(st.data())

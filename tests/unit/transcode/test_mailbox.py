@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from medianode import clock
 from medianode.media.packet import Packet
 from medianode.media.track import Codec, Track
-from medianode.transcode.mailbox import BEHIND, Item, Mailbox, Order, Restart, Skipped
+from medianode.transcode.mailbox import BEHIND, Item, Mailbox, Mark, Order, Restart, Skipped
 
 VIDEO = Track(1, Codec.H264, 90_000)
 AUDIO = Track(2, Codec.AAC, 48_000)
@@ -31,6 +31,23 @@ def test_gives_all_that_came_in_order() -> None:
     assert (len(box), box.nbytes) == (3, 30)
     assert box.take() == items
     assert (len(box), box.nbytes) == (0, 0)
+
+
+def test_a_mark_keeps_its_place_over_all_that_is_dropped() -> None:
+    box, mark = Mailbox(2, 1000), Mark(lambda: None)
+    box.put(video(0, True))
+    box.mark(mark.passed)
+    for number in (1, 2):
+        box.put(video(number, True))
+    assert box.take() == [mark, Skipped(), video(2, True)]
+    box.put(audio(4))
+    box.mark(mark.passed)
+    restart = Restart(1, (Order(AUDIO, Codec.OPUS),))
+    box.restart(restart)
+    assert box.take() == [restart, mark]
+    box.close()
+    box.mark(mark.passed)
+    assert box.take() is None
 
 
 def test_overflow_jumps_to_the_newest_key_frame_and_keeps_the_sound() -> None:

@@ -50,7 +50,7 @@ async def test_what_does_not_decode_is_the_peers_fault(clip_of: Callable[..., An
 
 
 async def test_the_number_at_a_time_is_bounded(clip_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot, "PENDING", 3)
+    monkeypatch.setattr(snapshot.WORKERS, "bound", 3)
     packet = clip_of("h264").video[0]
     answers = await asyncio.gather(*(keyframe_jpeg(packet, None, 5) for _ in range(10)), return_exceptions=True)
     refused = [answer for answer in answers if isinstance(answer, LimitExceeded)]

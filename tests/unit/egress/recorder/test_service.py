@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import av
 import msgspec
 import pytest
 from harness import AUDIO, IDR, SLICE, VIDEO
@@ -23,13 +25,14 @@ from medianode.egress.recorder.order import Order
 from medianode.egress.recorder.recover import Recovered, recover
 from medianode.egress.recorder.service import Recorder
 from medianode.errors import Conflict, LimitExceeded, NotFound, StorageError
-from medianode.events import Bus, RecordingEnded, RecordingEvent, RecordingStarted
+from medianode.events import Bus, RecordingEnded, RecordingEvent, RecordingStarted, RecordingTrouble
 from medianode.media.packet import Gap, Packet
 from medianode.media.track import Codec, Track
 from medianode.routing.fallback import Fallback, Loop, Strand
 from medianode.routing.registry import Registry
 from medianode.routing.room import Room
 from medianode.tasks import background
+from medianode.transcode import derive, rendition
 from medianode.transcode.renditions import Renditions
 
 RECORDED = grant(record=True, hold=60.0)
@@ -292,23 +295,94 @@ async def test_the_end_of_the_node_ends_them_all(tmp_path: Path) -> None:
     assert not s.recorder.active
 
 
-async def test_sound_of_telephones_is_made_aac(tmp_path: Path) -> None:
-    """G.711 by the shared rendition; the picture is copied."""
+class Telephone:
+    """An encoder of pictures and G.711. All of a `play` comes at once: its sound is still being made when the call returns."""
+
+    SOUND = Track(1, Codec.PCM_ALAW, 8000, sample_rate=8000, channels=1)
+
+    def __init__(self, stage: Stage) -> None:
+        self.room, self.publication = stage.registry.publish(RECORDED, "test", "127.0.0.1", lambda error: None)
+        self.publication.set_tracks((VIDEO, self.SOUND))
+        self.sent = 0
+
+    def play(self, seconds: int) -> Telephone:
+        for n in range(self.sent, self.sent + seconds * 30):
+            at = clock.now()
+            self.publication.write(Packet(VIDEO, SLICE if n else IDR, n * 3000, n * 3000, n == 0, at))
+            self.publication.write(Packet(self.SOUND, bytes(266), n * 266, n * 266, True, at))
+        self.sent += seconds * 30
+        return self
+
+
+def ends(path: Path) -> dict[str, float]:
+    """When the last of each track ends, seconds."""
+    with av.open(str(path)) as container:
+        return {p.stream.type: float((p.dts + p.duration) * p.time_base) for p in container.demux() if p.dts is not None and p.duration}
+
+
+@pytest.mark.parametrize("how", ["ended", "lost", "stopped"])
+async def test_sound_of_telephones_is_made_aac_to_its_end(tmp_path: Path, how: str) -> None:
+    """G.711 by the shared rendition, whose thread is at it as the publisher goes, is lost or is recorded no more. The picture is copied."""
     async with stage(tmp_path) as s:
-        sound = Track(1, Codec.PCM_ALAW, 8000, sample_rate=8000, channels=1)
-        room, publication = s.registry.publish(RECORDED, "test", "127.0.0.1", lambda error: None)
-        publication.set_tracks((VIDEO, sound))
-        for n in range(90):
-            key, at = n % 30 == 0, clock.now()
-            publication.write(Packet(VIDEO, IDR if key else SLICE, n * 3000, n * 3000, key, at))
-            t = n * 266
-            publication.write(Packet(sound, bytes(266), t, t, True, at))
-            await asyncio.sleep(0.002)
-        s.renditions.all[0]._collect()
-        room.end(publication, "closed", final=True)
+        telephone = Telephone(s).play(3)
+        (ident,) = s.recorder.active
+        if how == "ended":
+            telephone.room.end(telephone.publication, "closed", final=True)
+        else:
+            if how == "lost":
+                telephone.room.end(telephone.publication, "closed")
+            stopping = asyncio.ensure_future(s.recorder.stop(ident))
+            await asyncio.sleep(0)
+            telephone.play(1)  # too late
+            await stopping
+        assert not s.running
         await s.over()
         (file,) = s.files()
         assert [codec for _, codec, *_ in file.tracks] == ["h264", "aac"]
+        assert file.duration == 3_000_000
+        (path,) = tmp_path.rglob("*.mp4")
+        assert ends(path)["audio"] == pytest.approx(3.0, abs=0.1)
+        assert s.renditions.all[0].users == 0
+
+
+async def test_sound_of_telephones_that_joins_later(tmp_path: Path) -> None:
+    """Told twice within a turn of the loop: at no time is it taken for sound that cannot be recorded."""
+    async with stage(tmp_path) as s:
+        encoder = Encoder(s, record=True)
+        encoder.publication.set_tracks((VIDEO,))
+        encoder.play(1)
+        for _ in range(2):
+            encoder.publication.set_tracks((VIDEO, Telephone.SOUND))
+        await asyncio.sleep(0)
+        for n in range(30, 90):
+            encoder.publication.write(Packet(VIDEO, SLICE if n % 30 else IDR, n * 3000, n * 3000, n == 30, clock.now()))
+            encoder.publication.write(Packet(Telephone.SOUND, bytes(266), n * 266, n * 266, True, clock.now()))
+        encoder.end(final=True)
+        await s.over()
+        assert not s.told(RecordingTrouble)
+        assert [[codec for _, codec, *_ in file.tracks] for file in s.files()] == [["h264"], ["h264", "aac"]]
+
+
+async def test_sound_that_is_not_made_in_time_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    go = threading.Event()
+    monkeypatch.setattr(service, "TAIL", 0.05)
+    monkeypatch.setattr(rendition, "READY_SECONDS", 0.0)
+    monkeypatch.setattr(derive.AudioStage, "push", lambda stage, packet, last: [] * go.wait(20))
+    async with stage(tmp_path) as s:
+        telephone = Telephone(s).play(1)
+        (first,) = s.recorder.active.values()
+        await asyncio.sleep(0.01)
+        telephone.room.end(telephone.publication, "closed", final=True)
+        Encoder(s, record=True).play(1)
+        assert s.running == ["ingress"], "the next one is recorded already"
+        assert not first.ended.done()
+        await first.ended
+        assert "the end of the sound is not recorded" in caplog.text
+        (ended,) = s.told(RecordingEnded)
+        assert ended.duration == 1_000_000
+        go.set()
 
 
 async def test_a_disk_that_does_not_answer_keeps_nobody_waiting_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,3 +416,15 @@ async def test_the_end_of_the_node_waits_once_for_a_disk_that_does_not_answer(tm
     assert waited == [service.LEAST], "its recordings were waited for already"
     disk.free.set()
     assert await writer.close(5)
+
+
+async def test_a_source_on_demand_stays_open_for_what_somebody_ordered(tmp_path: Path) -> None:
+    async with stage(tmp_path) as s:
+        s.recorder.wants_room = lambda project_id, room: True
+        Encoder(s, record=True).play(2)
+        assert sorted(s.running) == ["ingress", "room"]
+        assert not s.registry.demand.wanted("p", "live-a"), "what is recorded whenever it is on air does not keep it there"
+        s.recorder.start(s.order(reason="api"))
+        assert s.registry.demand.wanted("p", "live-a")
+        await s.recorder.stop("rec_1")
+        assert not s.registry.demand.wanted("p", "live-a")
