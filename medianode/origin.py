@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from medianode.errors import (
     Conflict,
@@ -34,6 +34,13 @@ OPEN_CORS: Mapping[str, str] = {
     "Access-Control-Max-Age": "86400",
 }
 """For media anybody may embed: HLS, MJPEG, snapshots, the player script."""
+CORS: Mapping[str, str] = {name: OPEN_CORS[name] for name in ("Access-Control-Allow-Origin", "Access-Control-Expose-Headers")}
+"""What of that an answer needs that was not asked for in advance."""
+PLAYBACK, RECORDING = "{playback:[0-9a-f-]{36}}", "{recording:rec_[A-Za-z0-9]{1,28}}"
+"""Parts of routes."""
+TOKEN_LENGTH = 8192
+AGENT_LENGTH = 200
+SITE_LENGTH = 500
 
 _STATUS: tuple[tuple[type[MedianodeError], int], ...] = (
     (LimitExceeded, 413),
@@ -50,7 +57,7 @@ _STATUS: tuple[tuple[type[MedianodeError], int], ...] = (
     (StorageError, 503),
 )
 _STATUS_BY_CODE = dict.fromkeys(
-    ("room-full", "node-full", "too-many-connections", "project-limit-viewers", "project-limit-publishers"), 503
+    ("room-full", "node-full", "too-many-connections", "project-limit-viewers", "project-limit-publishers", "not-ready"), 503
 )
 
 
@@ -127,8 +134,25 @@ def bearer(request: web.Request) -> str | None:
     return token.strip() or None if scheme.lower() == "bearer" else None
 
 
+def credentials(request: web.Request) -> tuple[str | None, str | None]:
+    """The `token` of the query, and the bearer. Raises InvalidRequest for a token longer than any of ours."""
+    token = request.query.get("token") if request.query_string else None
+    if token is not None and len(token) > TOKEN_LENGTH:
+        # it is repeated behind every URI of a playlist
+        raise InvalidRequest(f"token: expected up to {TOKEN_LENGTH} characters, got {len(token)}")
+    return token, bearer(request) if hdrs.AUTHORIZATION in request.headers else None
+
+
+def player(request: web.Request) -> tuple[str, str]:
+    """(the page that a player is in, as far as it is told; what it calls itself)."""
+    site = request.headers.get(hdrs.ORIGIN) or request.headers.get(hdrs.REFERER) or ""
+    return site[:SITE_LENGTH], request.headers.get(hdrs.USER_AGENT, "")[:AGENT_LENGTH]
+
+
 def media_error(error: MedianodeError, headers: Mapping[str, str] = OPEN_CORS) -> web.Response:
     """The refusal of the static mounts (/hls, /live): `{"data":null,"error":{"code","message"}}` (contracts 2)."""
     body: dict[str, Any] = {"data": None, "error": {"code": error.code.replace("-", "_"), "message": error.message}}
     extra = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else {}
+    if error.code == "not-ready":  # a playlist whose first segment is being made
+        extra["Retry-After"] = "1"
     return web.json_response(body, status=status(error), headers={**headers, "Cache-Control": "no-store", **extra})

@@ -19,7 +19,7 @@ from medianode.config import Config, split_listen
 from medianode.errors import Forbidden, InvalidRequest, MedianodeError, NotEnabled, NotFound, Unauthorized
 from medianode.media.names import shown
 from medianode.media.track import Codec
-from medianode.origin import OPEN_CORS, Origin, bearer, media_error, status
+from medianode.origin import OPEN_CORS, PLAYBACK, RECORDING, Origin, bearer, media_error, status
 from medianode.routing.registry import Registry
 from medianode.routing.room import Room
 from medianode.web.assets import STATIC, Assets
@@ -120,13 +120,13 @@ class Pages:
     def routes(self) -> list[web.RouteDef]:
         return [
             web.get("/", self.start),
-            web.get("/play/{playback:[0-9a-f-]{36}}", self.play_by_id),
+            web.get(f"/play/{PLAYBACK}", self.play_by_id),
             web.get("/play/{app}/{room}", self.play),
             web.get("/play/{app}/{room}/state.json", self.state),
             web.get("/embed/{app}/{room}", self.embed),
             web.get("/publish/{app}/{room}", self.publish),
             web.get("/recordings/{app}", self.recordings),
-            web.get("/vod/{app}/{recording:rec_[A-Za-z0-9]{1,28}}", self.recording),
+            web.get(f"/vod/{{app}}/{RECORDING}", self.recording),
             web.get("/certificate.pem", self.certificate),
             web.get("/static/{name:.+}", self.assets.serve),
             _PeopleRoute("GET", "/{path:.*}", self.lost, {}),

@@ -132,3 +132,20 @@ def test_each_error_has_its_status(error: MedianodeError, status: int) -> None:
 
 def test_no_error_has_a_status_that_is_none() -> None:
     assert {origin.status(kind("x")) for kind in tree()} <= {400, 401, 403, 404, 408, 409, 413, 415, 429, 500, 501, 502, 503}
+
+
+def test_what_has_only_just_begun_is_to_be_asked_for_again_in_a_second() -> None:
+    soon = origin.media_error(errors.PeerTimeout("x", code="not-ready"))
+    assert (soon.status, soon.headers["Retry-After"]) == (503, "1")
+    assert "Retry-After" not in origin.media_error(errors.PeerTimeout("x")).headers
+
+
+def test_what_a_player_shows_and_says_of_itself_is_read_within_bounds() -> None:
+    asked = request(path="/?token=t", Authorization="Bearer b", Referer="https://shop.example/" + "x" * 1000, User_Agent="y" * 1000)
+    assert origin.credentials(asked) == ("t", "b")
+    site, agent = origin.player(asked)
+    assert (site[:21], len(site), agent) == ("https://shop.example/", 500, "y" * 200)
+    assert origin.player(request(Origin="https://a.example", Referer="https://b.example")) == ("https://a.example", "")
+    assert origin.credentials(request()) == (None, None)
+    with pytest.raises(InvalidRequest, match="token: expected up to 8192"):
+        origin.credentials(request(path="/?token=" + "x" * 8193))

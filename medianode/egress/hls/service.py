@@ -24,46 +24,28 @@ from medianode.egress.hls.playlists import Playlist
 from medianode.egress.hls.viewers import Sessions
 from medianode.egress.hls.window import Start, parse_name
 from medianode.errors import Forbidden, InvalidRequest, MedianodeError, NotEnabled, NotFound, PeerTimeout
-from medianode.events import (
-    Bus,
-    IngressChanged,
-    IngressDeleted,
-    IngressDisabled,
-    KeyRevoked,
-    ProjectChanged,
-    ProjectDeleted,
-    RoomLive,
-    TokenRevoked,
-    ViewingChanged,
-)
+from medianode.events import LEAVES, Bus, RoomLive
 from medianode.media.track import Codec, Track
-from medianode.origin import OPEN_CORS, Origin, bearer, media_error
+from medianode.origin import CORS, OPEN_CORS, PLAYBACK, Origin, credentials, media_error, player
 from medianode.protocols import hls
 from medianode.protocols.rfc6381 import codec_string
 from medianode.routing.registry import Registry
 from medianode.tasks import every
 
-CHANGES = (ProjectChanged, ProjectDeleted, ViewingChanged, IngressChanged, IngressDisabled, IngressDeleted, KeyRevoked, TokenRevoked)
-"""After which a verdict of the gatekeeper may be another."""
 FIRST_SEGMENT_WAIT = 10.0
 """Seconds that a player who comes before the first segment is kept waiting."""
 VERDICT_SECONDS, VERDICTS, VERDICT_LENGTH = 5.0, 10_000, 2048
 """How long and how many verdicts of the gatekeeper are remembered, for tokens of how many characters: a plain player asks once a second."""
-TOKEN_LENGTH = 8192
-AGENT_LENGTH = 200
-SITE_LENGTH = 500
 AAC_BANDWIDTH = 160_000
 """Bits per second allowed for the sound of the variant `aac` before it has been made."""
 
 PEAK = 1.5
 """Peak over average bandwidth of a layer of which no segment has been made yet."""
 _LAYER = re.compile(LAYER + r"(?:0|[1-9]\d{0,3})\.m3u8", re.ASCII)
-_PLAYBACK = "{playback:[0-9a-f-]{36}}"
-_CORS = {name: OPEN_CORS[name] for name in ("Access-Control-Allow-Origin", "Access-Control-Expose-Headers")}
 _OWN = "private, max-age=31536000, immutable"
 """Media that not everybody may have are for the player's own cache only."""
-_MEDIA = {**_CORS, "Cache-Control": "public, max-age=31536000, immutable", "Accept-Ranges": "bytes"}
-PLAYLIST = CIMultiDict(_CORS, **{"Content-Type": "application/vnd.apple.mpegurl", "Cache-Control": "no-cache, no-store, must-revalidate"})
+_MEDIA = {**CORS, "Cache-Control": "public, max-age=31536000, immutable", "Accept-Ranges": "bytes"}
+PLAYLIST = CIMultiDict(CORS, **{"Content-Type": "application/vnd.apple.mpegurl", "Cache-Control": "no-cache, no-store, must-revalidate"})
 MP4 = CIMultiDict(_MEDIA, **{"Content-Type": "video/mp4"})
 TS = CIMultiDict(_MEDIA, **{"Content-Type": "video/mp2t"})
 
@@ -100,8 +82,8 @@ class HlsService:
             web.get("/hls/{app}/{room}/{name}", self._get),
             web.get("/hls/{tail:.*}", self._unknown),
             web.options("/hls/{tail:.*}", self._options),
-            *(web.get(path, self._get) for path in (f"/{_PLAYBACK}.m3u8", f"/{_PLAYBACK}/{{name}}")),
-            *(web.options(path, self._options) for path in (f"/{_PLAYBACK}.m3u8", f"/{_PLAYBACK}/{{name}}")),
+            *(web.get(path, self._get) for path in (f"/{PLAYBACK}.m3u8", f"/{PLAYBACK}/{{name}}")),
+            *(web.options(path, self._options) for path in (f"/{PLAYBACK}.m3u8", f"/{PLAYBACK}/{{name}}")),
         ]
 
     async def serve(self) -> None:
@@ -111,7 +93,7 @@ class HlsService:
         await asyncio.to_thread(shutil.rmtree, self._house.folder, ignore_errors=True)
         wired = [
             self._bus.subscribe(RoomLive, lambda event: self._room_live(event.project_id, event.room)),
-            *(self._bus.subscribe(kind, lambda _: self._forget_verdicts()) for kind in CHANGES),
+            *(self._bus.subscribe(kind, lambda _: self._forget_verdicts()) for kind in LEAVES),
         ]
         async with self._house.tasks:
             try:
@@ -181,17 +163,13 @@ class HlsService:
             raise NotFound("no such HLS resource")
         except NotFound as e:
             if self.assets is None or "playback" not in request.match_info or e.code not in (NotFound.code, "no-such-playback-id"):
-                return _refusal(e)
+                return media_error(e)
             return await self.assets(request)
         except MedianodeError as e:
-            return _refusal(e)
+            return media_error(e)
 
     async def _read(self, request: web.Request) -> ReadGrant:
-        token = request.query.get("token") if request.query_string else None
-        if token is not None and len(token) > TOKEN_LENGTH:
-            # it is repeated behind every URI of a playlist
-            raise InvalidRequest(f"token: expected up to {TOKEN_LENGTH} characters, got {len(token)}")
-        authorization = bearer(request) if hdrs.AUTHORIZATION in request.headers else None
+        token, authorization = credentials(request)
         asked, now = self._asked(request), clock.now()
         key = (*asked, token, authorization)
         known = self._verdicts.get(key)
@@ -216,17 +194,15 @@ class HlsService:
         """What the verdict depends on, besides a token."""
         asked = request.match_info
         if "playback" in asked:
-            return (asked["playback"], _site(request), request.headers.get(hdrs.USER_AGENT, "")[:AGENT_LENGTH])
+            return (asked["playback"], *player(request))
         return (asked["app"], asked["room"])
 
     async def _decide(self, request: web.Request, token: str | None, authorization: str | None) -> ReadGrant:
         asked, source = request.match_info, self._origin.source(request)
         if "playback" not in asked:
             return await self._gatekeeper.read(asked["app"], asked["room"], token, authorization, source=source)
-        agent = request.headers.get(hdrs.USER_AGENT, "")[:AGENT_LENGTH]
-        return await self._gatekeeper.read_playback(
-            asked["playback"], token, authorization, site=_site(request), agent=agent, source=source
-        )
+        site, agent = player(request)
+        return await self._gatekeeper.read_playback(asked["playback"], token, authorization, site=site, agent=agent, source=source)
 
     async def _multivariant(self, request: web.Request) -> web.Response:
         grant = await self._read(request)
@@ -386,16 +362,3 @@ def _layer_inf(live: LiveRoom, name: str, track: Track, bitrate: float, query: s
         return _stream_inf(variant, query)
     codecs = tuple(codec_string(t) for t in (track, *[t for t in live.room.tracks if not t.is_video][:1]))
     return hls.Variant(f"{name}.m3u8{query}", round(bitrate * PEAK), round(bitrate), codecs, track.width, track.height, track.frame_rate)
-
-
-def _site(request: web.Request) -> str:
-    """The page that a player is in, as far as it is told."""
-    return (request.headers.get(hdrs.ORIGIN) or request.headers.get(hdrs.REFERER) or "")[:SITE_LENGTH]
-
-
-def _refusal(error: MedianodeError) -> web.Response:
-    response = media_error(error)
-    if error.code == "not-ready":
-        response.set_status(503)
-        response.headers[hdrs.RETRY_AFTER] = "1"
-    return response

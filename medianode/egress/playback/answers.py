@@ -3,51 +3,60 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Mapping
 
 from aiohttp import hdrs, web
 
 from medianode.auth import ReadGrant
-from medianode.origin import OPEN_CORS
+from medianode.origin import CORS
 
-CORS = {name: OPEN_CORS[name] for name in ("Access-Control-Allow-Origin", "Access-Control-Expose-Headers")}
 PLAYLIST = "application/vnd.apple.mpegurl"
 LONG = 32_768
 """Bytes of text from which on it is worth packing: a day's playlist is 2 MB, and a twentieth of that packed."""
-_FRESH = "no-cache, no-store, must-revalidate"
+FOREVER = 31_536_000
 
 
-def media_headers(grant: ReadGrant, content_type: str, *, final: bool) -> dict[str, str]:
-    """`final`: it never changes. What not everybody may have is for the player's own cache only."""
-    scope = "public" if grant.shared else "private"
-    cache = f"{scope}, max-age=31536000, immutable" if final else "no-cache"
-    return {**CORS, "Content-Type": content_type, "Cache-Control": cache, "Accept-Ranges": "bytes"}
+def mp4_headers(grant: ReadGrant, age: int) -> dict[str, str]:
+    """`age`: as `cached`."""
+    return {**CORS, "Content-Type": "video/mp4", "Cache-Control": cached(grant, age), "Accept-Ranges": "bytes"}
+
+
+def cached(grant: ReadGrant, age: int) -> str:
+    """For so many seconds; FOREVER: it never changes, 0: it is to be asked for each time. What not everybody may have is for the player's
+    own cache only.
+    """
+    if not age:
+        return "no-cache"
+    return f"{'public' if grant.shared else 'private'}, max-age={age}{', immutable' if age == FOREVER else ''}"
+
+
+def unchanged(request: web.Request, etag: str) -> bool:
+    """Does the client have it already? (RFC 9110 13.1.2.) `etag`: in its quotes, or empty for what may yet grow."""
+    return bool(etag) and any(tag.value == "*" or f'"{tag.value}"' == etag for tag in request.if_none_match or ())
 
 
 def picture(request: web.Request, grant: ReadGrant, body: bytes, etag: str, *, final: bool) -> web.Response:
     """A JPEG. One of a recording that goes on is good for a moment."""
-    scope = "public" if grant.shared else "private"
-    cache = f"{scope}, max-age={86_400 if final else 5}"
-    headers = {**CORS, "Content-Type": "image/jpeg", "Cache-Control": cache, "ETag": etag}
-    asked = request.headers.get(hdrs.IF_NONE_MATCH, "")
-    if etag in [tag.strip().removeprefix("W/") for tag in asked.split(",")]:
+    headers = {**CORS, "Content-Type": "image/jpeg", "Cache-Control": cached(grant, 86_400 if final else 5), "ETag": etag}
+    if unchanged(request, etag):
         return web.Response(status=304, headers=headers)
     return web.Response(body=body, headers=headers)
 
 
 def packs(request: web.Request) -> bool:
     """Does the client take gzip?"""
-    return any(
-        word.partition(";")[0].strip().lower() == "gzip" and "q=0" not in word.replace(" ", "").split(";")[1:]
-        for word in request.headers.get(hdrs.ACCEPT_ENCODING, "").split(",")
-    )
+    for word in request.headers.get(hdrs.ACCEPT_ENCODING, "").replace(" ", "").lower().split(","):
+        name, _, weight = word.partition(";")
+        if name == "gzip":
+            return not weight or weight.removeprefix("q=").strip("0.") != ""  # 0 and 0.0: not at all
+    return False
 
 
-def text(body: bytes, content_type: str, *, packed: bool = False, cache: str = _FRESH) -> web.Response:
+def text(body: bytes, content_type: str, *, packed: bool = False) -> web.Response:
     """`packed`: the body is gzip."""
-    headers: Mapping[str, str] = {**CORS, "Content-Type": content_type, "Cache-Control": cache, "Vary": "Accept-Encoding"}
-    extra = {"Content-Encoding": "gzip"} if packed else {}
-    return web.Response(body=body, headers={**headers, **extra})
+    headers = {**CORS, "Content-Type": content_type, "Cache-Control": "no-cache, no-store, must-revalidate", "Vary": "Accept-Encoding"}
+    if packed:
+        headers["Content-Encoding"] = "gzip"
+    return web.Response(body=body, headers=headers)
 
 
 def pack(body: bytes) -> bytes:

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 from aiohttp import hdrs, web
 
+from medianode.egress.playback.answers import unchanged
 from medianode.egress.playback.disk import Disk, Reader, Stretch
 from medianode.errors import InvalidRequest, MedianodeError, PeerTimeout, ProtocolError
 
@@ -86,14 +87,6 @@ def ranged(request: web.Request, size: int, etag: str) -> tuple[int, int] | None
     if start >= size:
         raise Unsatisfiable(f"Range: expected a first byte below {size}, got {start}", size)
     return start, stop
-
-
-def unchanged(request: web.Request, etag: str) -> bool:
-    """Does the client have it already? (13.1.2)"""
-    asked = request.headers.get(hdrs.IF_NONE_MATCH)
-    return (
-        asked is not None and bool(etag) and (asked.strip() == "*" or etag in [tag.strip().removeprefix("W/") for tag in asked.split(",")])
-    )
 
 
 async def send(

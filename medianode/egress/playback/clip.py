@@ -27,7 +27,7 @@ INTERLEAVE = 1_000_000
 """Microseconds by which a part's sound may be away from its picture."""
 
 
-class Reel(NamedTuple):
+class Piece(NamedTuple):
     """A file to take from. `continues`: its timeline is that of the file before it."""
 
     file: Footage
@@ -104,15 +104,15 @@ class _Builder:
         self.begin: int | None = None
         """Where the clip is shown from, microseconds on its timeline."""
 
-    def take(self, reader: Reader, reel: Reel) -> None:
+    def take(self, reader: Reader, piece: Piece) -> None:
         """All of a file that is in the span. Raises OSError, ProtocolError, Conflict, LimitExceeded."""
-        file, parts = reel.file, reel.file.parts
+        file, parts = piece.file, piece.file.parts
         low = file.at(self.span.since) if self.span.since is not None else None
         high = file.at(self.span.until) if self.span.until is not None else None
         found = formats(reader.read(file.path, 0, file.init_bytes))
         for each in found:
             self._lane(each, file)
-        if not reel.continues:
+        if not piece.continues:
             self.zero = None
         first, key = _begin(reader, file, parts, low, found)
         for part in parts[first:]:
@@ -195,18 +195,18 @@ class _Builder:
         return Clip(head, self.stretches, ends)
 
 
-def build(reels: Sequence[Reel], span: Span, bound: int) -> Clip:
+def build(pieces: Sequence[Piece], span: Span, bound: int) -> Clip:
     """In a thread. `bound`: bytes of moov at the most.
 
     Raises NotFound `nothing-recorded`, Conflict `format-changes`, LimitExceeded `span-too-long`, ProtocolError, OSError.
     """
     builder = _Builder(span, bound)
     with Reader() as reader:
-        for reel in reels:
-            builder.take(reader, reel)
+        for piece in pieces:
+            builder.take(reader, piece)
     until = None
-    if span.until is not None and builder.zero is not None and reels and span.until < reels[-1].file.ended_at:
-        until = reels[-1].file.at(span.until) - builder.zero
+    if span.until is not None and builder.zero is not None and span.until < pieces[-1].file.ended_at:
+        until = pieces[-1].file.at(span.until) - builder.zero
     return builder.clip(until)
 
 

@@ -74,9 +74,12 @@ class Reel:
     files: tuple[Footage, ...]
     growing: bool = False
 
-    @property
-    def version(self) -> tuple[object, ...]:
-        """Equal as long as nothing of it has changed that a player could see."""
-        last = self.files[-1] if self.files else None
-        tail = (last.sequence, last.nbytes, last.closed) if last else ()
-        return (self.recording.id, len(self.files), self.files[0].sequence if self.files else 0, tail, self.growing)
+
+Chosen = tuple[Reel, Footage]
+"""A file that is to be shown, and of what."""
+
+
+def follows(before: Chosen | None, now: Chosen) -> bool:
+    """Do its timeline and its format go on from that file's?"""
+    reel, file = now
+    return before is not None and (before[0].recording.id, before[1].sequence + 1) == (reel.recording.id, file.sequence) and not file.gap

@@ -11,15 +11,17 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from medianode import clock
-from medianode.egress.playback.footage import Footage, Reel
+from medianode.egress.playback.footage import Chosen, Footage, Reel
 from medianode.errors import LimitExceeded
 from medianode.events import Bus, ProjectDeleted, RecordingEnded, RecordingFileChanged, RecordingStarted
 from medianode.media.parts import Part
 from medianode.store import recording_files, recordings
 from medianode.store.database import Database
-from medianode.store.recordings import Recording
+from medianode.store.recording_files import Played, RecordingFile
+from medianode.store.recordings import Choice, Recording
 
 TTL_GROWING, TTL_FINISHED, TTL_MOST = 2.0, 5.0, 30.0
 """Seconds that what the database said of a recording's files is believed, longer where it was long in saying it; retention may take the
@@ -79,7 +81,7 @@ class Library:
         self._recorder = recorder
         self._running: dict[str, _Running] = {}
         self._known: OrderedDict[str, tuple[float, Recording, tuple[Footage, ...]]] = OrderedDict()
-        self._asking: dict[str, asyncio.Lock] = {}
+        self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         bus.subscribe(RecordingStarted, self._started)
         bus.subscribe(RecordingFileChanged, self._file_changed)
         bus.subscribe(RecordingEnded, self._ended)
@@ -88,10 +90,6 @@ class Library:
     def growing(self, recording_id: str) -> bool:
         running = self._running.get(recording_id)
         return running is not None and running.ended_at is None
-
-    def forget(self, recording_id: str) -> None:
-        """What the database says is asked for anew."""
-        self._known.pop(recording_id, None)
 
     def tend(self, now: float) -> None:
         """Once in a while: what the database has by now is not kept twice."""
@@ -109,17 +107,16 @@ class Library:
 
     async def recording(self, recording_id: str) -> Recording | None:
         """Also one that began this moment, of which there is no row yet."""
-        known = self._known.get(recording_id)
-        if known is not None and known[0] > clock.now():
-            return known[1]
+        known = self._fresh(recording_id)
+        if known is not None:
+            return known[0]
         async with self._db.read() as tx:
             found = await recordings.find(tx, recording_id)
         return found or self._unwritten(recording_id)
 
     async def reel(self, recording: Recording, since: float | None = None, until: float | None = None) -> Reel:
         """With the files that have anything between these instants (wallclock)."""
-        known = self._known.get(recording.id)
-        if since is None or (known is not None and known[0] > clock.now()):
+        if since is None or self._fresh(recording.id) is not None:
             return self._now(recording, await self._files(recording), since, until)
         # a minute of a month: its rows alone
         async with self._db.read() as tx:
@@ -128,10 +125,11 @@ class Library:
 
     async def file(self, recording: Recording, name: str) -> Footage | None:
         """By its name: a player fetches many, and of a month's each is one row of 43 200."""
-        known = self._known.get(recording.id)
+        known = self._fresh(recording.id)
         sequence = int(name.partition(".")[0]) if _NAME.fullmatch(name) else 0
-        if known is not None and known[0] > clock.now():
-            files = known[2]
+        if known is not None:
+            at = bisect_left(known[1], sequence, key=lambda file: file.sequence)
+            files = known[1][at : at + 1]
         else:  # the row first: what was closed a moment ago may be in a bucket only by now
             async with self._db.read() as tx:
                 row = await recording_files.of_recording(tx, recording.id, sequence=sequence, parts=False)
@@ -139,18 +137,17 @@ class Library:
         return next((file for file in self._now(recording, files, None, None).files if file.name == name), None)
 
     def _now(self, recording: Recording, files: tuple[Footage, ...], since: float | None, until: float | None) -> Reel:
-        """What the rows say, and what they do not say yet."""
+        """What the rows say, in order, and what they do not say yet."""
         growing = self.growing(recording.id)
         running = self._running.get(recording.id)
         if running is not None:
-            there = {file.sequence for file in files}
-            # what is older than the oldest row has been deleted
-            oldest = min(there, default=0)
-            fresh = [file for sequence, file in running.closed.items() if sequence not in there and sequence > oldest]
+            # rows are written in order: of what is missing before the last one the file has been deleted
+            last = files[-1].sequence if files else 0
+            fresh = [file for sequence, file in running.closed.items() if sequence > last]
             open_file = self._recorder.live(recording.id) if growing else None
-            if open_file is not None and open_file.sequence not in running.closed and open_file.sequence not in there:
+            if open_file is not None and open_file.sequence > last and open_file.sequence not in running.closed:
                 fresh.append(_open(open_file))
-            files = tuple(sorted((*files, *fresh), key=lambda file: file.sequence))
+            files = (*files, *fresh)
         if since is not None or until is not None:
             low, high = since if since is not None else float("-inf"), until if until is not None else float("inf")
             files = tuple(file for file in files if file.started_at < high and file.ended_at > low)
@@ -176,26 +173,25 @@ class Library:
 
     async def clips(self, project_id: str, room: str, since: float, until: float, *, limit: int) -> Sequence[Recording]:
         """Those of a room that were cut from between these instants, newest first."""
+        choice = Choice(room=room, reason="clip", since=since, until=until)
         async with self._db.read() as tx:
-            return (await recordings.page(tx, project_id, room=room, reason="clip", since=since, until=until, limit=limit))[0]
+            return (await recordings.page(tx, project_id, choice, limit=limit))[0]
 
     async def page(self, project_id: str, since: float, until: float, *, limit: int) -> Sequence[Recording]:
         """Of all rooms of a project, newest first."""
         async with self._db.read() as tx:
-            return (await recordings.page(tx, project_id, since=since, until=until, limit=limit))[0]
+            return (await recordings.page(tx, project_id, Choice(since=since, until=until), limit=limit))[0]
 
     async def _files(self, recording: Recording) -> tuple[Footage, ...]:
         """Asked for once, however many are waiting."""
-        asking = self._asking.setdefault(recording.id, asyncio.Lock())
-        try:
-            async with asking:
-                known = self._known.get(recording.id)
-                if known is not None and known[0] > clock.now():
-                    return known[2]
-                return await self._ask(recording)
-        finally:
-            if not asking.locked():
-                self._asking.pop(recording.id, None)
+        async with self._asking.setdefault(recording.id, asyncio.Lock()):
+            known = self._fresh(recording.id)
+            return known[1] if known is not None else await self._ask(recording)
+
+    def _fresh(self, recording_id: str) -> tuple[Recording, tuple[Footage, ...]] | None:
+        """What the database said, as long as that is believed."""
+        known = self._known.get(recording_id)
+        return known[1:] if known is not None and known[0] > clock.now() else None
 
     async def _ask(self, recording: Recording) -> tuple[Footage, ...]:
         began = clock.now()
@@ -259,34 +255,7 @@ class Library:
         )
 
 
-class _Row(Protocol):
-    """`recording_files.RecordingFile` or `.Played`."""
-
-    @property
-    def sequence(self) -> int: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def started_at(self) -> float: ...
-    @property
-    def start(self) -> int: ...
-    @property
-    def duration(self) -> int: ...
-    @property
-    def nbytes(self) -> int: ...
-    @property
-    def init_bytes(self) -> int: ...
-    @property
-    def gap(self) -> str: ...
-    @property
-    def remote_key(self) -> str: ...
-    @property
-    def parts(self) -> bytes | None: ...
-
-
-async def _all(recording: Recording, rows: Sequence[_Row]) -> tuple[Footage, ...]:
+async def _all(recording: Recording, rows: Sequence[RecordingFile | Played]) -> tuple[Footage, ...]:
     """In pages: those of a month are 43 200, and the loop has other things to do."""
     found: list[Footage] = []
     for at in range(0, len(rows), recording_files.PAGE):
@@ -295,7 +264,7 @@ async def _all(recording: Recording, rows: Sequence[_Row]) -> tuple[Footage, ...
     return tuple(found)
 
 
-def _footage(recording: Recording, rows: Iterable[_Row]) -> tuple[Footage, ...]:
+def _footage(recording: Recording, rows: Iterable[RecordingFile | Played]) -> tuple[Footage, ...]:
     """Of those that can be played."""
     directory = Path(recording.directory)
     return tuple(
@@ -334,12 +303,12 @@ def _open(file: OpenFile) -> Footage:
     )
 
 
-def merged(reels: Sequence[Reel]) -> list[tuple[Reel, Footage]]:
+def merged(reels: Sequence[Reel]) -> list[Chosen]:
     """Files of several recordings of one room as one timeline: where they overlap, the room's own recording goes before a publisher's, and
     the one that began first before others.
     """
     taken: list[tuple[float, float, int]] = []
-    chosen: list[tuple[Reel, Footage]] = []
+    chosen: list[Chosen] = []
     for reel in sorted(reels, key=lambda reel: (bool(reel.recording.identity), reel.recording.started_at, reel.recording.id)):
         free = [file for file in reel.files if not _overlaps(file, taken)]
         for file in free:

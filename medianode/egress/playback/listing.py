@@ -34,9 +34,8 @@ def brief(recording: Recording, *, growing: bool) -> dict[str, Any]:
 def whole(reel: Reel) -> dict[str, Any]:
     """One recording: as it stands this moment, with the ranges of time that it has pictures or sound of."""
     files = reel.files
-    told = brief(reel.recording, growing=reel.growing)
     return {
-        **told,
+        **brief(reel.recording, growing=reel.growing),
         "duration": round(sum(file.duration for file in files) / SECOND, 3),
         "bytes": sum(file.nbytes for file in files),
         "now": clock.iso(clock.wallclock()),

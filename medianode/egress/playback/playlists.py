@@ -21,6 +21,9 @@ from medianode.protocols.rfc6381 import codec_string
 LEAST_TARGET = 4
 """Seconds of EXT-X-TARGETDURATION of a growing playlist, which must not have to grow for ordinary key-frame intervals."""
 
+REMEMBERED = 8192
+"""Files of which it is remembered how they are listed."""
+
 
 class Entry(NamedTuple):
     """A file in a playlist: under which address, of which formats. `same_timeline`: its timestamps go on from the entry's before."""
@@ -64,13 +67,9 @@ def listed(uri: str, segments: Sequence[Segment]) -> Listed:
 
 
 class Cuts:
-    """Files as they are listed, remembered: a growing playlist is asked for every few seconds. Used from several threads.
+    """Files as they are listed, remembered: a growing playlist is asked for every few seconds. Used from several threads."""
 
-    `bound`: how many files.
-    """
-
-    def __init__(self, bound: int = 8192) -> None:
-        self._bound = bound
+    def __init__(self) -> None:
         self._known: OrderedDict[tuple[str, int, str], Listed] = OrderedDict()
         self._lock = Lock()
 
@@ -91,7 +90,7 @@ class Cuts:
         found = listed(uri, segments)
         with self._lock:
             self._known[key] = found
-            while len(self._known) > self._bound:
+            while len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
         return found
 

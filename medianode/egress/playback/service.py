@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -10,10 +11,10 @@ from urllib.parse import quote
 from aiohttp import hdrs, web
 
 from medianode import clock, telemetry
-from medianode.auth import Gatekeeper, Means, Permission, ReadGrant
+from medianode.auth import Gatekeeper, Permission, ReadGrant
 from medianode.config import Config
 from medianode.egress.playback import answers, body, listing, playlists
-from medianode.egress.playback.access import Access
+from medianode.egress.playback.access import Access, may_see
 from medianode.egress.playback.disk import Disk
 from medianode.egress.playback.downloads import Downloads
 from medianode.egress.playback.footage import Footage, Reel
@@ -23,33 +24,34 @@ from medianode.egress.playback.shelf import Shelf
 from medianode.egress.playback.span import Span, parse_span
 from medianode.egress.playback.stills import Stills
 from medianode.errors import InvalidRequest, MedianodeError, NotFound
-from medianode.events import (
-    Bus,
-    IngressChanged,
-    IngressDeleted,
-    IngressDisabled,
-    KeyRevoked,
-    ProjectChanged,
-    ProjectDeleted,
-    TokenRevoked,
-    ViewingChanged,
-)
-from medianode.origin import OPEN_CORS, Origin, media_error
+from medianode.events import LEAVES, Bus
+from medianode.origin import CORS, OPEN_CORS, PLAYBACK, RECORDING, Origin, media_error
 from medianode.store.database import Database
 from medianode.store.recordings import Recording
 from medianode.tasks import every
 
-CHANGES = (ProjectChanged, ProjectDeleted, ViewingChanged, IngressChanged, IngressDisabled, IngressDeleted, KeyRevoked, TokenRevoked)
-"""After which a leave to view may be gone: downloads that go on ask anew."""
-Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
-_PLAYBACK = "{playback:[0-9a-f-]{36}}"
-_RECORDING = "{recording:rec_[A-Za-z0-9]{1,28}}"
+Handler = Callable[["PlaybackService", web.Request], Awaitable[web.StreamResponse]]
 _DAY = 86_400.0
 _LONGEST = 400 * _DAY
-LISTED = 500
+_LISTED = 500
 
-REQUESTS = telemetry.counter("medianode_playback_requests_total", "Requests for recordings answered with 2xx or 3xx, by kind", "kind")
+REQUESTS = telemetry.counter("medianode_playback_requests_total", "Requests for recordings by who may view them, by kind", "kind")
 SENT = telemetry.counter("medianode_playback_sent_bytes_total", "Bytes of recordings sent from files")
+
+
+def _answered(handler: Handler) -> Handler:
+    """Refusals are answered as by all doors of media."""
+
+    @wraps(handler)
+    async def wrapped(self: PlaybackService, request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(self, request)
+        except body.Unsatisfiable as e:
+            return web.Response(status=416, headers={**OPEN_CORS, "Content-Range": f"bytes */{e.size}", "Cache-Control": "no-store"})
+        except MedianodeError as e:
+            return media_error(e)
+
+    return wrapped
 
 
 class PlaybackService:
@@ -66,17 +68,17 @@ class PlaybackService:
         self._origin = origin
         self._generation = 0
         self._sent = SENT.labels()
-        for kind in CHANGES:
+        for kind in LEAVES:  # downloads that go on ask anew
             bus.subscribe(kind, self._changed)
 
     def routes(self) -> list[web.RouteDef]:
         media = r"{name:[A-Za-z0-9]+\.(?:m3u8|mp4|jpg|vtt|json)}"
         return [
-            web.get(f"/vod/{_PLAYBACK}.m3u8", self.asset),
-            web.get(f"/vod/{_PLAYBACK}/{media}", self.asset),
+            web.get(f"/vod/{PLAYBACK}.m3u8", self.recording),
+            web.get(f"/vod/{PLAYBACK}/{media}", self.recording),
             web.get("/vod/{app}/recordings.json", self._project),
             web.get(f"/vod/{{app}}/rooms/{{room}}/{media}", self._room),
-            web.get(f"/vod/{{app}}/{_RECORDING}/{media}", self._recording),
+            web.get(f"/vod/{{app}}/{RECORDING}/{media}", self.recording),
             web.options("/vod/{tail:.*}", self._options),
             web.get("/vod/{app}/{what}/{tail:.+}", self._lost),  # people's pages are above that
         ]
@@ -89,42 +91,19 @@ class PlaybackService:
         finally:
             self._disk.close()
 
-    def services(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        return (self.serve(),)
-
     def in_use(self, path: Path) -> bool:
         """Does a viewer read this file, or is about to? Whoever deletes files asks."""
         return self._disk.in_use(path)
 
-    async def asset(self, request: web.Request) -> web.StreamResponse:
-        """By a playback id; also where live HLS knows no such id."""
-        return await self._answered(request, self._one)
-
-    async def _recording(self, request: web.Request) -> web.StreamResponse:
-        return await self._answered(request, self._one)
-
-    async def _room(self, request: web.Request) -> web.StreamResponse:
-        return await self._answered(request, self._past)
-
-    async def _project(self, request: web.Request) -> web.StreamResponse:
-        return await self._answered(request, self._listed)
-
-    async def _lost(self, request: web.Request) -> web.StreamResponse:
-        return _refusal(NotFound("no such resource of a recording", code="no-such-file"))
+    async def _lost(self, request: web.Request) -> web.Response:
+        return media_error(NotFound("no such resource of a recording", code="no-such-file"))
 
     async def _options(self, request: web.Request) -> web.Response:
         return web.Response(status=204, headers=OPEN_CORS)
 
-    async def _answered(self, request: web.Request, answer: Answer) -> web.StreamResponse:
-        try:
-            return await answer(request)
-        except body.Unsatisfiable as e:
-            return web.Response(status=416, headers={**OPEN_CORS, "Content-Range": f"bytes */{e.size}", "Cache-Control": "no-store"})
-        except MedianodeError as e:
-            return _refusal(e)
-
-    async def _one(self, request: web.Request) -> web.StreamResponse:
-        """Of one recording."""
+    @_answered
+    async def recording(self, request: web.Request) -> web.StreamResponse:
+        """Of one, by its id or its playback id; the latter also where live HLS knows no such id."""
         recording, grant = await self._access.recording(request)
         name = request.match_info.get("name", "index.m3u8")
         self._cell(name)
@@ -159,64 +138,54 @@ class PlaybackService:
         if self.library.growing(recording.id):
             await self._shelf.begun(recording.id)
         reel = await self.library.reel(recording, *span)
-        growing = reel.growing and (span.until is None or span.until > clock.wallclock())
         chosen = [(reel, file) for file in reel.files]
-        made = await self._shelf.rendered((recording.id,), chosen, lambda _, file: file.name, span, growing=growing)
-        below = ""
-        if "playback" in request.match_info and name == "index.m3u8" and "name" not in request.match_info:
-            # the children of /<id>.m3u8 are below /<id>/
-            below = f"{request.match_info['playback']}/"
+        made = await self._shelf.rendered((recording.id,), chosen, lambda _, file: file.name, span, growing=_goes_on([reel], span))
+        # the children of /<playback id>.m3u8 are below /<playback id>/
+        below = "" if "name" in request.match_info else f"{request.match_info['playback']}/"
         return await self._hls(request, made, name, below)
 
-    async def _past(self, request: web.Request) -> web.StreamResponse:
+    @_answered
+    async def _room(self, request: web.Request) -> web.StreamResponse:
         """Of a room, over all its recordings."""
         grant, name = await self._access.room(request), request.match_info["name"]
         span = parse_span(request.query, None)
         self._cell(name)
         if name == "recordings.json":
-            span = _bounded(span)
-            reels, _ = await self._reels(grant, span, parts=False)
+            since, until = _bounded(span)
+            reels = await self._reels(grant, since, until, parts=False)
+            clips = await self.library.clips(grant.project_id, grant.room, since, until, limit=_LISTED)
             told = [listing.brief(reel.recording, growing=reel.growing) for reel in reels]
-            told += [listing.brief(recording, growing=False) for recording in await self._clips(grant, span)]
+            # listed, and no part of the room's past, of which they are copies
+            told += [listing.brief(clip, growing=False) for clip in clips if may_see(grant, clip)]
             return _json({"room": grant.room, "recordings": told, "ranges": listing.ranges(reels), "now": clock.iso(clock.wallclock())})
         if span.since is None:
             raise InvalidRequest("from: expected an instant to begin at, got none")
-        reels, growing = await self._reels(grant, span)
-        chosen = merged(reels)
+        reels = await self._reels(grant, span.since, clock.wallclock() + _DAY if span.until is None else span.until, parts=True)
+        scope, chosen = (grant.project_id, grant.room), merged(reels)
         if name in ("index.m3u8", "main.m3u8"):
-            scope = (grant.project_id, grant.room)
-            made = await self._shelf.rendered(scope, chosen, _from_room, span, growing=growing and span.until is None)
+            made = await self._shelf.rendered(scope, chosen, _from_room, span, growing=_goes_on(reels, span))
             return await self._hls(request, made, name, "")
         if name == "download.mp4":
-            scope = (grant.project_id, grant.room)
             return await self.downloads.clip(request, grant, scope, chosen, span, self._still(request, grant))
         raise NotFound("no such resource of a room's past", code="no-such-file")
 
-    async def _clips(self, grant: ReadGrant, span: Span) -> list[Recording]:
-        """Of the span, as far as whoever asks may see them: listed, and no part of the room's past, of which they are copies."""
-        since, until = span.since or 0.0, span.until if span.until is not None else clock.wallclock() + _DAY
-        found = await self.library.clips(grant.project_id, grant.room, since, until, limit=LISTED)
-        return [clip for clip in found if grant.means is not Means.PUBLIC or clip.access_policy == "public"]
-
-    async def _reels(self, grant: ReadGrant, span: Span, *, parts: bool = True) -> tuple[list[Reel], bool]:
-        """Those that have anything of the span, and whether one of them is being recorded."""
-        since, until = span.since or 0.0, span.until if span.until is not None else clock.wallclock() + _DAY
+    async def _reels(self, grant: ReadGrant, since: float, until: float, *, parts: bool) -> list[Reel]:
+        """Those that have anything in between."""
         reels = await self.library.of_room(grant.project_id, grant.room, since, until, parts=parts)
-        if grant.means is Means.PUBLIC:
-            reels = [reel for reel in reels if reel.recording.access_policy == "public"]
-        return reels, any(reel.growing for reel in reels)
+        return [reel for reel in reels if may_see(grant, reel.recording)]
 
-    async def _listed(self, request: web.Request) -> web.StreamResponse:
-        """Of a project: for holders of an API key that may view it."""
+    @_answered
+    async def _project(self, request: web.Request) -> web.StreamResponse:
+        """For holders of an API key that may view it."""
         authorization = request.headers.get(hdrs.AUTHORIZATION)
         source, app = self._origin.source(request), request.match_info["app"]
         principal = await self._gatekeeper.control(authorization, Permission.VIEW, app, source=source)
-        span = _bounded(parse_span(request.query, None))
-        if principal.project_id is None or span.since is None or span.until is None:
+        since, until = _bounded(parse_span(request.query, None))
+        if principal.project_id is None:
             raise NotFound("no such project")
-        found = await self.library.page(principal.project_id, span.since, span.until, limit=LISTED)
+        found = await self.library.page(principal.project_id, since, until, limit=_LISTED)
         told = [listing.brief(recording, growing=self.library.growing(recording.id)) for recording in found]
-        return _json({"recordings": told, "more": len(found) == LISTED, "now": clock.iso(clock.wallclock())})
+        return _json({"recordings": told, "more": len(found) == _LISTED, "now": clock.iso(clock.wallclock())})
 
     async def _hls(self, request: web.Request, made: Rendered, name: str, below: str) -> web.Response:
         carried = [f"{field}={quote(request.query[field], safe='')}" for field in ("from", "to") if field in request.query]
@@ -258,23 +227,20 @@ def _from_room(reel: Reel, file: Footage) -> str:
     return f"../../{reel.recording.id}/{file.name}"
 
 
-def _bounded(span: Span) -> Span:
+def _goes_on(reels: Sequence[Reel], span: Span) -> bool:
+    """Is there more to come of it?"""
+    return any(reel.growing for reel in reels) and (span.until is None or span.until > clock.wallclock())
+
+
+def _bounded(span: Span) -> tuple[float, float]:
     """A day unless told otherwise."""
     until = span.until if span.until is not None else (clock.wallclock() + 1.0 if span.since is None else span.since + _DAY)
     since = span.since if span.since is not None else until - _DAY
     if until - since > _LONGEST:
         raise InvalidRequest(f"from: expected up to {_LONGEST / _DAY:g} days before to")
-    return Span(since, until)
+    return since, until
 
 
 def _json(told: dict[str, Any]) -> web.Response:
-    headers = {**answers.CORS, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    headers = {**CORS, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
     return web.json_response(told, headers=headers)
-
-
-def _refusal(error: MedianodeError) -> web.Response:
-    response = media_error(error)
-    if error.code == "not-ready":
-        response.set_status(503)
-        response.headers[hdrs.RETRY_AFTER] = "1"
-    return response

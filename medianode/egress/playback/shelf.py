@@ -13,7 +13,7 @@ from medianode import clock
 from medianode.config import Limits
 from medianode.egress.playback import playlists
 from medianode.egress.playback.disk import Disk, Reader
-from medianode.egress.playback.footage import Footage, Reel
+from medianode.egress.playback.footage import Chosen, Footage, Reel, follows
 from medianode.egress.playback.library import Recorder
 from medianode.egress.playback.playlists import Cuts, Entry, Past, Rendered
 from medianode.egress.playback.segments import cut
@@ -54,7 +54,7 @@ class Shelf:
     async def rendered(
         self,
         scope: tuple[object, ...],
-        chosen: Sequence[tuple[Reel, Footage]],
+        chosen: Sequence[Chosen],
         address: Callable[[Reel, Footage], str],
         span: Span,
         *,
@@ -99,7 +99,7 @@ class Shelf:
 
     def _make(
         self,
-        chosen: Sequence[tuple[Reel, Footage]],
+        chosen: Sequence[Chosen],
         address: Callable[[Reel, Footage], str],
         span: Span,
         growing: bool,
@@ -108,22 +108,15 @@ class Shelf:
         """In a thread."""
         entries: list[Entry] = []
         found: tuple[Format, ...] | None = None
-        before: tuple[Reel, Footage] | None = None
+        before: Chosen | None = None
         with Reader() as reader:
             for reel, file in chosen:
-                follows = (
-                    before is not None
-                    and before[0].recording.id == reel.recording.id
-                    and before[1].sequence + 1 == file.sequence
-                    and not file.gap
-                )
-                if not follows or found is None:
+                same = follows(before, (reel, file))
+                if not same:
                     found = self._format(reader, reel, file)
                 if found is not None:
-                    entries.append(Entry(reel, file, address(reel, file), found, follows and bool(entries)))
-                    before = (reel, file)
-                else:
-                    before = None
+                    entries.append(Entry(reel, file, address(reel, file), found, same))
+                before = (reel, file) if found is not None else None
         return playlists.render(entries, self._cuts, span, growing=growing, past=past, bound=self._bound)
 
     def _format(self, reader: Reader, reel: Reel, file: Footage) -> tuple[Format, ...] | None:
@@ -143,20 +136,19 @@ class Shelf:
         while len(self._formats) > FORMATS:
             self._formats.popitem(last=False)
 
-    async def _fetch(self, chosen: Sequence[tuple[Reel, Footage]]) -> bool:
+    async def _fetch(self, chosen: Sequence[Chosen]) -> bool:
         """What files are that are only in a bucket, where the one before does not tell. False where one is not to be had now: it leaves a
         break, and the playlist is not to be remembered.
         """
-        wanted: list[tuple[Reel, Footage]] = []
-        before = None
-        for reel, file in chosen:
-            key = (reel.recording.id, file.sequence)
-            follows = before == (reel.recording.id, file.sequence - 1) and not file.gap
-            before = key
-            if not follows and not file.here and file.remote_key and key not in self._formats:
-                wanted.append((reel, file))
         if self.far is None:
             return True
+        wanted: list[Chosen] = []
+        before: Chosen | None = None
+        for reel, file in chosen:
+            key = (reel.recording.id, file.sequence)
+            if not file.here and file.remote_key and key not in self._formats and not follows(before, (reel, file)):
+                wanted.append((reel, file))
+            before = (reel, file)
         now = clock.now()
         self._away = {recording_id: until for recording_id, until in self._away.items() if until > now}
         for at in range(0, min(len(wanted), FETCHED), AT_ONCE):

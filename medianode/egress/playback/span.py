@@ -22,10 +22,6 @@ class Span(NamedTuple):
     since: float | None = None
     until: float | None = None
 
-    @property
-    def whole(self) -> bool:
-        return self.since is None and self.until is None
-
 
 def parse_span(query: Mapping[str, str], started_at: float | None) -> Span:
     """`started_at`: what `+s` counts from, None where there is no one beginning. Raises InvalidRequest."""

@@ -14,7 +14,8 @@ from medianode.config import Limits, Mjpeg
 from medianode.egress.playback import answers, pictures
 from medianode.egress.playback.disk import Disk
 from medianode.egress.playback.footage import Footage, Reel
-from medianode.egress.playback.pictures import Album, Grid
+from medianode.egress.playback.kept import Kept
+from medianode.egress.playback.pictures import Grid, Moment
 from medianode.egress.playback.span import Span, instant, parse_span
 from medianode.errors import NotFound
 from medianode.media.packet import Packet
@@ -29,7 +30,7 @@ class Stills:
         self._disk = disk
         self._pixels = limits.decode_pixels
         self._quality = mjpeg.quality
-        self._album = Album(limits.playback_cache_bytes)
+        self._album = Kept[bytes](limits.playback_cache_bytes, len)
 
     async def poster(self, request: web.Request, grant: ReadGrant, reel: Reel) -> web.Response:
         """`at`, `width`. Raises InvalidRequest, NotFound, UnsupportedMedia, what `snapshot` raises."""
@@ -38,49 +39,51 @@ class Stills:
         width = pictures.whole(request.query, "width", 0, 16, snapshot.MAX_WIDTH) or None
         moment = await self._disk.run(pictures.nearest, reel.files, since + (until - since) * EARLY if at is None else at)
         key = (reel.recording.id, moment.file.sequence, moment.part.offset, width)
-        made = self._album.get(key)
-        if made is None:
+
+        async def make() -> bytes:
             packet = await self._disk.run(pictures.read_keyframe, moment)
-            made = await snapshot.keyframe_jpeg(packet, width, self._quality, max_pixels=self._pixels)
-            self._album.put(key, made)
+            return await snapshot.keyframe_jpeg(packet, width, self._quality, max_pixels=self._pixels)
+
+        made = await self._album.get(key, make)
         return answers.picture(request, grant, made, _tag(key), final=not reel.growing or at is not None)
 
     async def strip(self, request: web.Request, grant: ReadGrant, reel: Reel) -> web.Response:
         """`columns`, `rows`, `width` (of a tile), `from`, `to`. Raises as `poster`."""
         wanted, files = self._grid(request, reel)
         key = (reel.recording.id, *wanted, len(files))
-        made = self._album.get(key)
-        if made is None:
+
+        async def make() -> bytes:
             chosen = await self._disk.run(pictures.moments, files, wanted)
-            first = await self._disk.run(pictures.read_keyframe, chosen[0])
-            ratio = first.track.height / first.track.width if first.track.width else 9 / 16
+            ratio = await self._ratio(chosen[0])
             reads: list[Callable[[], Packet]] = [partial(pictures.read_keyframe, moment) for moment in chosen]
-            width, _ = strip.tile_size(wanted.width, ratio)
-            made = await self._disk.spared(
-                strip.strip_jpeg(reads, wanted.columns, width, ratio=ratio, quality=self._quality, max_pixels=self._pixels)
-            )
-            self._album.put(key, made)
-        return answers.picture(request, grant, made, _tag(key), final=not reel.growing)
+            making = strip.strip_jpeg(reads, wanted.columns, wanted.width, ratio=ratio, quality=self._quality, max_pixels=self._pixels)
+            return await self._disk.spared(making)
+
+        return answers.picture(request, grant, await self._album.get(key, make), _tag(key), final=not reel.growing)
 
     async def thumbnails(self, request: web.Request, reel: Reel) -> web.Response:
         """WebVTT over one strip; the times are those of the HLS playlist of the whole recording."""
         wanted, files = self._grid(request, reel)
-        first = await self._disk.run(pictures.read_keyframe, await self._disk.run(pictures.nearest, files, wanted.since))
-        ratio = first.track.height / first.track.width if first.track.width else 9 / 16
-        size = strip.tile_size(wanted.width, ratio)
+        size = strip.tile_size(wanted.width, await self._ratio(await self._disk.run(pictures.nearest, files, wanted.since)))
         query: dict[str, float] = {"columns": wanted.columns, "rows": -(-wanted.tiles // wanted.columns), "width": wanted.width}
         query |= {"from": wanted.since, "to": wanted.since + wanted.step * wanted.tiles}
         address = "strip.jpg?" + "&".join(f"{name}={value}" for name, value in query.items())
         if "token" in request.query:
             address += f"&token={quote(request.query['token'], safe='')}"
-        return answers.text(pictures.thumbnails(wanted, reel.files, size, address).encode(), "text/vtt; charset=utf-8")
+        cues = await self._disk.run(pictures.thumbnails, wanted, reel.files, size, address)
+        return answers.text(cues.encode(), "text/vtt; charset=utf-8")
+
+    async def _ratio(self, moment: Moment) -> float:
+        """Height over width of the picture there."""
+        track = (await self._disk.run(pictures.read_keyframe, moment)).track
+        return track.height / track.width if track.width else 9 / 16
 
     def _grid(self, request: web.Request, reel: Reel) -> tuple[Grid, list[Footage]]:
         since, until = _reach(reel, parse_span(request.query, reel.recording.started_at))
         files = [file for file in reel.files if file.ended_at > since and file.started_at < until]
         if not files:
             raise NotFound("nothing is recorded there", code="nothing-recorded")
-        return pictures.grid(request.query, reel, since, until), files
+        return pictures.grid(request.query, since, until), files
 
 
 def _reach(reel: Reel, span: Span) -> tuple[float, float]:

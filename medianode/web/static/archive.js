@@ -1,7 +1,6 @@
-/* Archive: what the pages of recordings share: who asks, the words for times and sizes. */
+/* Archive: how the pages of recordings ask the node, and who asks. */
 
-const KEY = 'medianode.key';
-const token = () => new URLSearchParams(location.search).get('token') ?? '';
+export const KEY = 'medianode.key'; // of the tab's storage
 
 export class Refused extends Error {
   constructor(status, message) {
@@ -10,11 +9,18 @@ export class Refused extends Error {
   }
 }
 
+/** What the node answered; throws Refused with its own words. */
+export async function answered(response) {
+  const answer = await response.json().catch(() => ({}));
+  if (response.ok) return answer;
+  throw new Refused(response.status, [answer.error?.message ?? answer.message ?? `HTTP ${response.status}`].flat().join('; '));
+}
+
 /** Paths from the node's root; a token rides in the address, a key in Authorization and nowhere else. */
 export class Archive {
   constructor(root) {
     this.root = root;
-    this.token = token();
+    this.token = new URLSearchParams(location.search).get('token') ?? '';
     try {
       this.key = sessionStorage.getItem(KEY) ?? '';
     } catch {
@@ -39,10 +45,7 @@ export class Archive {
 
   async json(path, query = {}, init = {}) {
     const headers = this.key ? { Authorization: `Bearer ${this.key}`, ...init.headers } : init.headers;
-    const response = await fetch(this.url(path, query), { cache: 'no-store', ...init, headers });
-    const answer = await response.json().catch(() => ({}));
-    if (!response.ok) throw new Refused(response.status, answer.error?.message ?? answer.message ?? `HTTP ${response.status}`);
-    return answer;
+    return answered(await fetch(this.url(path, query), { cache: 'no-store', ...init, headers }));
   }
 
   /** null: there is none, or not for this key. */
@@ -59,19 +62,4 @@ export class Archive {
     const link = made.data ?? made;
     this.token = link.token ?? new URL(link.url, this.root).searchParams.get('token') ?? '';
   }
-}
-
-export const time = (at) => new Date(at).toLocaleTimeString([], { hour12: false });
-export const instant = (at) => new Date(at).toLocaleString([], { dateStyle: 'medium', timeStyle: 'medium', hour12: false });
-
-export function length(seconds) {
-  const whole = Math.round(seconds);
-  const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
-  const two = (n) => String(n).padStart(2, '0');
-  return h ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
-}
-
-export function size(bytes) {
-  if (bytes < 1e6) return `${Math.round(bytes / 1e3)} kB`;
-  return bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`;
 }

@@ -119,10 +119,9 @@ export class HlsEngine extends VideoEngine {
     Object.assign(this, { Hls, hls: null, retries: 0, recovered: [] });
   }
 
-  start() {
-    const { Hls } = this;
-    // No liveSyncDuration here: hls.js would then prefer it to the PART-HOLD-BACK that the node asks for.
-    this.hls = new Hls({
+  /** What hls.js is to do. No liveSyncDuration here: it would then prefer that to the PART-HOLD-BACK that the node asks for. */
+  options() {
+    return {
       lowLatencyMode: true,
       maxLiveSyncPlaybackRate: 1.1,
       backBufferLength: 10, // months on a kiosk: what was seen is thrown away
@@ -132,6 +131,13 @@ export class HlsEngine extends VideoEngine {
       enableWorker: true,
       capLevelToPlayerSize: false,
       startFragPrefetch: true,
+    };
+  }
+
+  start() {
+    const { Hls } = this;
+    this.hls = new Hls({
+      ...this.options(),
       xhrSetup: (xhr, url) => {
         if (this.token) xhr.open('GET', withToken(url, this.token), true);
       },

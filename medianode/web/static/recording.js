@@ -1,10 +1,12 @@
 /* Recording: plays one, from its beginning also while it grows; time of day, cuts, downloads. */
 
-import { Archive, Refused, instant, length, size, time } from './archive.js';
-import { loadHls, playsNatively } from './engines.js';
+import { Archive, Refused } from './archive.js';
+import { HlsEngine, loadHls, playsNatively } from './engines.js';
 import { element } from './stage.js';
+import { instant, length, size, time } from './words.js';
 
 const RENEW = 4000;
+const AGAIN = 3000;
 const $ = (id) => document.getElementById(id);
 const { app, recording, hls: hasScript } = document.body.dataset;
 const root = new URL('../../', location.href);
@@ -12,19 +14,45 @@ const archive = new Archive(root);
 const base = `vod/${app}/${recording}`;
 const video = $('video');
 const marks = { from: null, to: null };
+const WORDS = {
+  refused: 'It is no longer open to you. Load this page again.',
+  gone: 'The recording could not be loaded.',
+  unsupported: 'This browser cannot play this recording. The download works.',
+  media: 'This browser could not play on. Load this page again, or take the download.',
+  404: 'This recording is no longer here.',
+  413: 'This recording is too long for one playlist. Players take a part of it: index.m3u8 with ?from= and &to=.',
+  415: 'HLS does not carry this recording’s codec. The download works.',
+};
 let info = null;
-let hls = null;
+let ranges = []; // of the clock, ms
+let engine = null;
 let early = 10; // seconds
 
+/** As live ones are played, but from anywhere, and it is not over at its end: people go back. */
+class Replay extends HlsEngine {
+  options() {
+    return { startPosition: this.from, backBufferLength: 60, maxBufferLength: 30, enableWorker: true };
+  }
+
+  start() {
+    super.start();
+    this.hls.on(this.Hls.Events.FRAG_BUFFERED, () => this.done || trouble(''));
+  }
+
+  end(reason, detail) {
+    if (reason !== 'ended') super.end(reason, detail);
+  }
+}
+
 const growing = () => info?.state === 'recording';
-const ranges = () => info.ranges.map(({ from, to, here }) => ({ from: Date.parse(from), to: Date.parse(to), here }));
-const first = () => Date.parse(info.ranges[0]?.from ?? info.startedAt);
-const last = () => Date.parse(info.ranges.at(-1)?.to ?? info.startedAt);
+const first = () => ranges[0]?.from ?? Date.parse(info.startedAt);
+const last = () => ranges.at(-1)?.to ?? first();
+const share = (ms) => (100 * ms) / Math.max(1, last() - first()); // of the bar, in per cent
 
 /** Players count without the gaps; people look at the clock. */
 function clockOf(played) {
   let left = played * 1000;
-  for (const { from, to } of ranges()) {
+  for (const { from, to } of ranges) {
     if (left <= to - from) return from + left;
     left -= to - from;
   }
@@ -33,7 +61,7 @@ function clockOf(played) {
 
 function playedAt(at) {
   let before = 0;
-  for (const { from, to } of ranges()) {
+  for (const { from, to } of ranges) {
     if (at <= to) return (before + Math.max(0, at - from)) / 1000;
     before += to - from;
   }
@@ -41,10 +69,11 @@ function playedAt(at) {
 }
 
 /** In hls.js a gap is closed up; by the browser itself, and where the player says which time it is, that counts. */
-const now = () => hls?.playingDate?.getTime() ?? clockOf(video.currentTime);
+const now = () => engine?.hls?.playingDate?.getTime() ?? clockOf(video.currentTime);
 
 async function ask() {
   info = await archive.json(`${base}/info.json`);
+  ranges = info.ranges.map(({ from, to, here }) => ({ from: Date.parse(from), to: Date.parse(to), here }));
   $('title').textContent = document.title = info.title || `${info.room}, ${instant(info.startedAt)}`;
   $('all').href = archive.url(`recordings/${app}`, { room: info.room });
   onAir().catch(() => ($('watch').hidden = true));
@@ -55,12 +84,10 @@ async function ask() {
   $('live').hidden = !growing();
   $('begin').textContent = instant(first());
   $('end').textContent = instant(last());
-  const span = Math.max(1, last() - first());
   $('ranges').replaceChildren(
-    ...ranges().map(({ from, to, here }) => {
+    ...ranges.map(({ from, to, here }) => {
       const bar = element('div', { className: here ? 'range' : 'range away' });
-      bar.style.left = `${((from - first()) / span) * 100}%`;
-      bar.style.width = `${((to - from) / span) * 100}%`;
+      Object.assign(bar.style, { left: `${share(from - first())}%`, width: `${share(to - from)}%` });
       return bar;
     }),
   );
@@ -76,12 +103,10 @@ async function onAir() {
 }
 
 function cut() {
-  const span = Math.max(1, last() - first());
   const low = marks.from ?? first();
   const high = marks.to ?? last();
   $('cut').hidden = marks.from === null && marks.to === null;
-  $('cut').style.left = `${((low - first()) / span) * 100}%`;
-  $('cut').style.width = `${((high - low) / span) * 100}%`;
+  Object.assign($('cut').style, { left: `${share(low - first())}%`, width: `${share(high - low)}%` });
   const query = {};
   if (marks.from !== null) query.from = new Date(marks.from).toISOString();
   if (marks.to !== null) query.to = new Date(marks.to).toISOString();
@@ -98,9 +123,9 @@ function mark(which) {
 function tick() {
   if (!info || !$('stage').checkVisibility()) return;
   const at = now();
-  const part = Math.min(1, Math.max(0, (at - first()) / Math.max(1, last() - first())));
-  $('hand').style.left = `${part * 100}%`;
-  $('track').setAttribute('aria-valuenow', String(Math.round(part * 100)));
+  const part = share(Math.min(last(), Math.max(first(), at)) - first());
+  $('hand').style.left = `${part}%`;
+  $('track').setAttribute('aria-valuenow', String(Math.round(part)));
   $('track').setAttribute('aria-valuetext', instant(at));
   $('now').textContent = time(at);
   if (video.videoWidth) $('picture').textContent = `${video.videoWidth}×${video.videoHeight}`;
@@ -116,24 +141,21 @@ async function play() {
   const source = archive.url(`${base}/index.m3u8`);
   const Hls = hasScript ? await loadHls() : null;
   if (Hls?.isSupported()) {
-    hls = new Hls({ startPosition: start, backBufferLength: 60, maxBufferLength: 30, enableWorker: true });
-    hls.on(Hls.Events.ERROR, (_, data) => failed(Hls, data));
-    hls.loadSource(source);
-    hls.attachMedia(video);
-    return;
+    engine = new Replay(Hls, video, source, archive.token, { ready() {}, state() {}, network: away, end: over });
+    engine.from = start;
+    return engine.start();
   }
   if (!playsNatively(video)) return trouble('This browser plays no HLS by itself, and hls.js is not installed on this node. The download works.');
   video.src = source;
   video.addEventListener('loadedmetadata', () => start && (video.currentTime = start), { once: true });
 }
 
-function failed(Hls, data) {
-  if (!data.fatal) return;
-  if (data.type === Hls.ErrorTypes.MEDIA_ERROR) return hls.recoverMediaError();
-  const code = data.response?.code ?? 0;
-  if (code === 415) return trouble('HLS does not carry this recording’s codec. The download works.');
-  trouble(code === 404 ? 'This recording is no longer here.' : 'The recording could not be loaded. Trying again…');
-  if (code !== 404) setTimeout(() => hls.startLoad(), 3000);
+const over = (reason, detail) => trouble(WORDS[detail] ?? WORDS[reason]);
+
+function away() {
+  trouble('The recording could not be loaded. Trying again…');
+  engine.retries = 0; // as long as somebody waits for it
+  setTimeout(() => engine.retry(), AGAIN);
 }
 
 function trouble(words) {
@@ -189,6 +211,8 @@ $('track').addEventListener('pointerdown', (e) => {
 });
 $('track').addEventListener('keydown', (e) => {
   const step = { ArrowLeft: -5, ArrowRight: 5, PageDown: -60, PageUp: 60 }[e.key];
-  if (step) video.currentTime += step;
+  if (!step) return;
+  e.preventDefault(); // the page does not scroll along
+  video.currentTime += step;
 });
 begin();

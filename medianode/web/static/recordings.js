@@ -1,7 +1,8 @@
 /* Recordings: one day of an app's rooms as bars; a bar opens the recording where it was pressed. */
 
-import { Archive, Refused, instant, length, size, time } from './archive.js';
+import { Archive, Refused } from './archive.js';
 import { element } from './stage.js';
+import { instant, length, nameless, size, time } from './words.js';
 
 const DAY = 86_400_000;
 const RENEW = 10_000;
@@ -21,14 +22,9 @@ function midnight(at) {
 
 const iso = (at) => new Date(at).toISOString();
 
-function address(id, at = null) {
-  const full = new URL(archive.url(`vod/${app}/${id}`));
-  if (at !== null) full.searchParams.set('t', iso(at));
-  return full.href;
-}
+const address = (id, query = {}) => archive.url(`vod/${app}/${id}`, query);
 
-/** A live stream's room is 32 digits, by which nobody knows it. */
-const name = ({ room, title, labels }) => (/(^|-)[0-9a-f]{32}$/.test(room) && (title || labels?.name)) || room;
+const name = ({ room, title, labels }) => (nameless(room) && (title || labels?.name)) || room;
 
 /** Ranges of the day, by room; clips are copies of what is there. */
 function byRoom(told) {
@@ -56,14 +52,14 @@ function lane(name, ranges, end) {
     const low = Math.max(from, day);
     const high = Math.min(to, end);
     if (high <= low) continue;
-    const link = element('a', { className: 'range', href: address(recording.id, low), title: `${time(from)} to ${time(to)}${recording.title ? `: ${recording.title}` : ''}` });
+    const link = element('a', { className: 'range', href: address(recording.id, { t: iso(low) }), title: `${time(from)} to ${time(to)}${recording.title ? `: ${recording.title}` : ''}` });
     link.classList.toggle('growing', recording.state === 'recording');
     link.classList.toggle('away', !here);
     link.style.left = `${((low - day) / (end - day)) * 100}%`;
     link.style.width = `${((high - low) / (end - day)) * 100}%`;
     link.addEventListener('click', (e) => {
       const box = link.getBoundingClientRect();
-      if (box.width > 4 && e.clientX) link.href = address(recording.id, low + ((e.clientX - box.left) / box.width) * (high - low));
+      if (box.width > 4 && e.clientX) link.href = address(recording.id, { t: iso(low + ((e.clientX - box.left) / box.width) * (high - low)) });
     });
     bar.append(link);
   }
@@ -102,7 +98,7 @@ async function show() {
     const path = room ? `vod/${app}/rooms/${encodeURIComponent(room)}/recordings.json` : `vod/${app}/recordings.json`;
     told = await archive.json(path, { from: iso(day), to: iso(end) });
   } catch (e) {
-    return refused(e);
+    return turn === asked && refused(e);
   }
   if (turn !== asked) return;
   $('key-form').hidden = $('trouble').hidden = true;

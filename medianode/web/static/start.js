@@ -1,12 +1,12 @@
 /* Start page: whoever holds an API key sees what is live and makes keys for encoders and cameras. */
 
+import { KEY, Refused, answered } from './archive.js';
 import { KeyList } from './keys.js';
 import { showMade } from './publish.js';
 import { showPulled } from './pulled.js';
 import { element } from './stage.js';
-import { bitrate, codecs, copy, duration } from './words.js';
+import { bitrate, codecs, copy, duration, nameless } from './words.js';
 
-const KEY = 'medianode.key';
 const RENEW = 4000;
 const POSTER_AGE = 10_000;
 const POSTER_RETRY = 2000;
@@ -22,21 +22,11 @@ const tokens = new Map(); // "app/room" → {token, at}
 let viewing = new Map(); // app → "public" | "token", as far as the key may know
 let projectsAt = -PROJECTS_AGE;
 
-class Refused extends Error {
-  constructor(status, message) {
-    super(message);
-    this.status = status;
-  }
-}
-
-/** The API's answer; throws Refused with the node's own words. */
+/** The API's answer. */
 async function api(path, body = null, method = body ? 'POST' : 'GET') {
   const init = { method, headers: { Authorization: `Bearer ${key}` }, cache: 'no-store' };
   if (body) Object.assign(init, { body: JSON.stringify(body), headers: { ...init.headers, 'Content-Type': 'application/json' } });
-  const response = await fetch(`api/v1/${path}`, init);
-  const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Refused(response.status, [answer.message ?? `HTTP ${response.status}`].flat().join('; '));
-  return answer;
+  return answered(await fetch(`api/v1/${path}`, init));
 }
 
 function enter(inside) {
@@ -186,9 +176,9 @@ class Card {
     this.link();
   }
 
-  /** A live stream's room is 32 digits, by which nobody knows it: the name that it was given, if any. */
+  /** Of a live stream the name that it was given, if any. */
   name(session) {
-    const given = /(^|-)[0-9a-f]{32}$/.test(this.room) && session?.name ? session.name : this.room;
+    const given = nameless(this.room) && session?.name ? session.name : this.room;
     if (this.links[2].textContent === given) return;
     this.links[2].textContent = given;
     this.poster.setAttribute('aria-label', `Play ${given}`);

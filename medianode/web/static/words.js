@@ -59,14 +59,30 @@ export function duration(value) {
   return h ? `${h} h ${m} min` : m ? `${m} min` : `${s} s`;
 }
 
-/** A running clock: 0:07, 12:34, 1:02:03, then days. */
-export function elapsed(value) {
-  const all = Math.max(0, Math.floor(value));
+/** 0:07, 12:34, 1:02:03. */
+export function length(value) {
+  const all = Math.round(value);
   const [h, m, s] = [Math.floor(all / 3600), Math.floor(all / 60) % 60, all % 60];
   const two = (n) => String(n).padStart(2, '0');
-  if (h >= 48) return `${Math.floor(h / 24)} days`;
   return h ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
 }
+
+/** A running clock; after two days it counts those. */
+export function elapsed(value) {
+  const all = Math.max(0, Math.floor(value));
+  return all >= 48 * 3600 ? `${Math.floor(all / 86_400)} days` : length(all);
+}
+
+export const time = (at) => new Date(at).toLocaleTimeString([], { hour12: false });
+export const instant = (at) => new Date(at).toLocaleString([], { dateStyle: 'medium', timeStyle: 'medium', hour12: false });
+
+export function size(bytes) {
+  if (bytes < 1e6) return `${Math.round(bytes / 1e3)} kB`;
+  return bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`;
+}
+
+/** A live stream's room is 32 digits, by which nobody knows it. */
+export const nameless = (room) => /(^|-)[0-9a-f]{32}$/.test(room);
 
 /** Nothing here has keys to press. */
 export const TOUCH = matchMedia('(hover: none), (pointer: coarse)').matches;

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from medianode.egress.rtmp_publish import Stamps, parse_rtmp_url
+from medianode.egress.rtmp_publish import Stamps
 from medianode.media.packet import Packet
 from medianode.media.track import Codec, Track
+from medianode.protocols.rtmp.url import parse_rtmp_url
 
 VIDEO = Track(0, Codec.H264, 90_000)
 AUDIO = Track(1, Codec.AAC, 48_000)

@@ -38,8 +38,8 @@ def as_footage(path: Path, row: RecordingFile) -> Footage:
     )
 
 
-def reels(files: Sequence[Footage]) -> list[clip.Reel]:
-    return [clip.Reel(file, bool(i) and not file.gap) for i, file in enumerate(files)]
+def pieces(files: Sequence[Footage]) -> list[clip.Piece]:
+    return [clip.Piece(file, bool(i) and not file.gap) for i, file in enumerate(files)]
 
 
 def saved(made: clip.Clip, path: Path) -> Path:
@@ -68,7 +68,7 @@ def heard(path: Path) -> tuple[float, float]:
 
 
 def test_all_of_it_is_every_picture_once(take: Take, tmp_path: Path) -> None:
-    path = saved(clip.build(reels(laid(tmp_path, take)), Span(), BOUND), tmp_path)
+    path = saved(clip.build(pieces(laid(tmp_path, take)), Span(), BOUND), tmp_path)
     pictures = shown(path)
     assert [at for at, _ in pictures[:3]] == [0.0, 0.033, 0.067]
     assert len(pictures) == 360
@@ -81,9 +81,9 @@ def test_all_of_it_is_every_picture_once(take: Take, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("low", "high"), [(2.5, 9.25), (3.9, 4.1), (0.0, 1.0), (7.0, 12.0), (0.2, 0.3)])
 def test_a_span_is_cut_to_the_picture(take: Take, tmp_path: Path, low: float, high: float) -> None:
     files = laid(tmp_path, take)
-    whole = shown(saved(clip.build(reels(files), Span(), BOUND), tmp_path))
+    whole = shown(saved(clip.build(pieces(files), Span(), BOUND), tmp_path))
     lead = take.samples[0][0][1].composition_offset / 90_000  # the first picture is shown so long after it was decoded
-    made = clip.build(reels(files), Span(STARTED + low, STARTED + high), BOUND)
+    made = clip.build(pieces(files), Span(STARTED + low, STARTED + high), BOUND)
     path = saved(made, tmp_path)
     pictures = shown(path)
     # a picture is there where it begins within the span, and the one before it where the span begins in its middle
@@ -100,7 +100,7 @@ def test_a_span_is_cut_to_the_picture(take: Take, tmp_path: Path, low: float, hi
 def test_gaps_are_left_out_and_sound_stays_with_its_picture(take: Take, tmp_path: Path) -> None:
     first = laid(tmp_path, take)
     second = laid(tmp_path, take, start=100.0, sequence=len(first) + 1, gap="publisher-gap")
-    path = saved(clip.build(reels([*first, *second]), Span(), BOUND), tmp_path)
+    path = saved(clip.build(pieces([*first, *second]), Span(), BOUND), tmp_path)
     pictures = shown(path)
     assert len(pictures) == 720
     assert pictures[-1][0] == pytest.approx(24.0, abs=0.15)
@@ -108,7 +108,7 @@ def test_gaps_are_left_out_and_sound_stays_with_its_picture(take: Take, tmp_path
     steps = [b - a for (a, _), (b, _) in itertools.pairwise(pictures)]
     assert max(steps) < 0.15
     # over the gap: from inside the one to inside the other
-    path = saved(clip.build(reels([*first, *second]), Span(STARTED + 10, STARTED + 102), BOUND), tmp_path)
+    path = saved(clip.build(pieces([*first, *second]), Span(STARTED + 10, STARTED + 102), BOUND), tmp_path)
     assert shown(path)[-1][0] == pytest.approx(4.0, abs=0.15)
     assert heard(path)[1] == pytest.approx(4.0, abs=0.2)
 
@@ -118,20 +118,20 @@ def test_another_format_is_refused_with_where_it_changes(take: Take, tmp_path: P
     larger = footage.film(tmp_path, 2.0, size="640x360")
     second = laid(tmp_path, larger, start=12.0, sequence=9, gap="track-changed")
     with pytest.raises(Conflict, match=r"to=2026-09-21T14:13:32.000Z and from=2026-09-21T14:13:32.000Z") as refused:
-        clip.build(reels([*first, *second]), Span(), BOUND)
+        clip.build(pieces([*first, *second]), Span(), BOUND)
     assert refused.value.code == "format-changes"
 
 
 def test_bounds_and_nothing(take: Take, tmp_path: Path) -> None:
     files = laid(tmp_path, take)
     with pytest.raises(LimitExceeded, match="ask for less"):
-        clip.build(reels(files), Span(), 1000)
+        clip.build(pieces(files), Span(), 1000)
     with pytest.raises(NotFound, match="nothing is recorded"):
         clip.build([], Span(), BOUND)
 
 
 def test_any_range_of_it_is_the_same_bytes(take: Take, tmp_path: Path) -> None:
-    made = clip.build(reels(laid(tmp_path, take)), Span(STARTED + 1, STARTED + 6), BOUND)
+    made = clip.build(pieces(laid(tmp_path, take)), Span(STARTED + 1, STARTED + 6), BOUND)
     whole = saved(made, tmp_path).read_bytes()
     with Reader() as reader:
         for start in range(len(made.head), made.nbytes, 7919):

@@ -32,4 +32,4 @@ def test_backwards_and_relative_where_there_is_no_beginning() -> None:
         parse_span({"from": "20", "to": "10"}, None)
     with pytest.raises(InvalidRequest, match="absolute"):
         parse_span({"to": "+10"}, None)
-    assert parse_span({}, None).whole
+    assert parse_span({}, None) == Span()
