@@ -50,26 +50,27 @@ class Archive:
         limits = config.limits
         self._projects = projects
         self.places = RecordingPlaces(config, db, bus)
-        self.recordings = Recordings(db, bus, registry, options, lives, self.places, node_id=node_id, bound=limits.recordings)
         self.assets = Assets(db)
         self.catalogue = Catalogue(db)
         self.ledger = RecordingLedger(db, bus, node_id, limits.unwritten_facts, lives.write)
         self.recovery = Recovery(db, self.ledger, self.places, node_id)
-        self.retention = Retention(db, bus, config.recording, self.places, node_id)
         self.objects = Objects(outbound, requests=limits.object_requests, bitrate=config.recording.upload_bitrate)
         self.uploads = Uploads(db, bus, self.objects, node_id, bound=limits.uploads)
         self.removals = BucketRemovals(db, bus, self.objects, node_id, self.uploads.busy)
+        self.retention = Retention(db, bus, config.recording, self.places, node_id, self.removals)
+        self.recordings = Recordings(
+            *(db, bus, registry, options, lives, self.places),
+            settle=self.ledger.write,
+            discard=self.retention.delete,
+            note=self.catalogue.note,
+            node_id=node_id,
+            bound=limits.recordings,
+        )
         self.forecasts = Forecasts(db, config.recording, self.places, self.retention, node_id)
         self.clips = Clips(db, self.recordings, self.places, node_id=node_id, preroll=config.recording.preroll, longest=limits.clip_seconds)
-        self._wire()
-
-    def _wire(self) -> None:
         self.ledger.on_end = self._ended
         self.ledger.on_file = self.uploads.on_file
-        self.ledger.on_written = self.recordings.note = self.catalogue.note
-        self.recordings.settle = self.ledger.write
-        self.recordings.discard = self.retention.delete
-        self.retention.removals = self.removals
+        self.ledger.on_written = self.catalogue.note
 
     async def open(self) -> None:
         await self.places.open()
@@ -86,14 +87,6 @@ class Archive:
         recorder.wants_room = self.recordings.wants_room
         recorder.make_room = self.retention.make_room
         recorder.new_order = self._order
-
-    def ordered(self, project_id: str, room: str) -> bool:
-        """Somebody told by hand to record there: what is fetched on demand is held open for it."""
-        recorder = self.recordings.recorder
-        return recorder is not None and any(
-            session.order.reason in ("api", "clip") and (session.order.project_id, session.order.room) == (project_id, room)
-            for session in recorder.active.values()
-        )
 
     async def remote_file(self, recording: Recording, key: str) -> str:
         """Where a viewer gets a file that is only in the bucket. Raises Conflict (`no-bucket`)."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from medianode import clock
 from medianode.control import upload_listing
-from medianode.control.uploads import TOPIC, bucket_of
-from medianode.errors import Conflict, MedianodeError, StorageError
+from medianode.control.uploads import TOPIC, find_bucket, words_of
+from medianode.errors import StorageError
 from medianode.events import Bus, ProjectChanged
 from medianode.store import object_discards as table
 from medianode.store import projects as project_table
@@ -130,17 +130,14 @@ class BucketRemovals:
         trouble = self._troubles.setdefault(what.project_id, _Trouble())
         trouble.failures += 1
         trouble.retry_at = now + min(LAST_RETRY, 2.0 ** min(trouble.failures, 12))
-        code, message = (why.code, why.message) if isinstance(why, MedianodeError) else ("internal", "a fault of ours: the log tells")
+        code, message = words_of(why)
         if code != trouble.told:
             trouble.told = code
             log.warning("%s cannot be deleted from %s yet: %s: %s", what.key, what.bucket, code, message)
 
     async def _bucket(self, tx: Transaction, project_id: str) -> Bucket | None:
         project = await project_table.find(tx, project_id)
-        try:
-            return None if project is None else bucket_of(project)
-        except Conflict:
-            return None
+        return None if project is None else find_bucket(project)
 
     def _changed(self, event: ProjectChanged) -> None:
         """Its credentials may be right now."""

@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from medianode import clock
-from medianode.control import audit
+from medianode.control import audit, disk
 from medianode.control.recording_facts import recording_fact
-from medianode.control.recordings import Places, Recordings, Wanted
-from medianode.egress.recorder.filesystem import MODE, Disk
+from medianode.control.recording_places import RecordingPlaces
+from medianode.control.recordings import Recordings, Wanted
+from medianode.egress.recorder.file import LiveFile, name
+from medianode.egress.recorder.filesystem import Disk
 from medianode.errors import Conflict, InvalidRequest, NotFound, StorageError
 from medianode.media.names import room_name, shown
-from medianode.media.parts import Part, pack
+from medianode.media.parts import pack
 from medianode.store import projects, recording_files
 from medianode.store import recordings as table
 from medianode.store.database import Database
@@ -31,22 +32,6 @@ from medianode.webhooks.outbox import announce
 NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOTSUP)
 """What a file system says that keeps no second name of a file, or not there: the bytes are copied then."""
 CHUNK = 1024 * 1024
-
-
-class Live(Protocol):
-    """`egress.recorder`'s open file: what of it is on the disk."""
-
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def parts(self) -> Sequence[Part]: ...
-
-
-class Open(Protocol):
-    """`Recorder.live`."""
-
-    def __call__(self, recording_id: str) -> Live | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,14 +63,16 @@ class _Piece:
 class Clips:
     """`preroll`: config.recording.preroll, what rings of rooms keep; `longest`: limits.clip_seconds. `live` is set with the recorder."""
 
-    def __init__(self, db: Database, recordings: Recordings, places: Places, *, node_id: str, preroll: float, longest: float) -> None:
+    def __init__(
+        self, db: Database, recordings: Recordings, places: RecordingPlaces, *, node_id: str, preroll: float, longest: float
+    ) -> None:
         self._db = db
         self._recordings = recordings
         self._places = places
         self._node_id = node_id
         self._preroll = preroll
         self._longest = longest
-        self.live: Open = _none
+        self.live: Callable[[str], LiveFile | None] = lambda recording_id: None
 
     async def around(self, project: Project, wanted: Wanted, span: Around) -> Recording:
         """Begins now, in the past as far as the room's ring reaches, and ends `after` seconds from now by itself.
@@ -112,9 +99,14 @@ class Clips:
         self._check_length(span.until - span.since)
         room = room_name(project.slug, wanted.room)
         source, files = await self._source(project.id, room, wanted.identity, span)
-        about = (source.identity, source.ingress_id)
         order = self._places.order(
-            project, room, identity=about[0], ingress_id=about[1], reason="clip", title=wanted.title, labels=wanted.labels
+            project,
+            room,
+            identity=source.identity,
+            ingress_id=source.ingress_id,
+            reason="clip",
+            title=wanted.title,
+            labels=wanted.labels,
         )
         pieces = self._pieces(source, files, order.recording_id)
         if not pieces:
@@ -125,8 +117,8 @@ class Clips:
             id=order.recording_id,
             project_id=project.id,
             room=room,
-            identity=about[0],
-            ingress_id=about[1],
+            identity=source.identity,
+            ingress_id=source.ingress_id,
             reason="clip",
             state="finished",
             node_id=self._node_id,
@@ -164,30 +156,28 @@ class Clips:
             best = max(chosen, key=lambda r: (min(span.until, r.ended_at or now) - max(span.since, r.started_at), r.started_at))
             if best.node_id != self._node_id:
                 raise Conflict(f"recording {best.id} is on node {best.node_id}: ask that one for the clip", code="other-node")
-            files = await recording_files.of_recording(tx, best.id, since=span.since, parts=True)
-        return best, [file for file in files if file.started_at < span.until]
+            return best, await recording_files.of_recording(tx, best.id, since=span.since, until=span.until)
 
     def _pieces(self, source: Recording, files: Sequence[RecordingFile], clip_id: str) -> list[_Piece]:
         """Closed files whole, of the open one what is on the disk."""
         found: list[_Piece] = []
         for file in files:
             path = Path(source.directory) / file.name
-            row = replace(file, id=0, recording_id=clip_id, sequence=len(found) + 1, remote_key="", uploaded_at=None, sha256=None)
-            row = replace(row, name=f"{row.sequence:06d}.mp4", gap=row.gap if found else "")
+            sequence = len(found) + 1
+            row = replace(file, id=0, recording_id=clip_id, sequence=sequence, name=name(sequence), gap=file.gap if found else "")
+            row = replace(row, remote_key="", uploaded_at=None, sha256=None)
             if file.state == "closed":
                 found.append(_Piece(path, row))
             elif file.state == "open" and (live := self.live(source.id)) is not None and live.path == path and live.parts:
-                parts = tuple(live.parts)
-                nbytes = parts[-1].offset + parts[-1].size
-                duration = max(part.start + part.duration for part in parts) - parts[0].start
-                row = replace(row, state="closed", nbytes=nbytes, duration=duration, parts=pack(parts))
-                found.append(_Piece(path, row, prefix=nbytes))
+                row = replace(row, state="closed", nbytes=live.nbytes, duration=live.duration, parts=pack(live.parts))
+                found.append(_Piece(path, row, prefix=live.nbytes))
         return found
 
     async def _make(self, directory: Path, pieces: Sequence[_Piece], clip: Recording) -> None:
         """The files first: rows without files would be a playlist that does not play. Raises StorageError."""
-        with ExitStack() as unless_done:
-            unless_done.callback(_remove, directory)
+        async with AsyncExitStack() as unless_done:
+            # it has no row: what cannot be unlinked now is found by the next start
+            unless_done.push_async_callback(asyncio.to_thread, disk.unlink, (directory,))
             try:
                 await asyncio.to_thread(_link, directory, pieces)
             except OSError as e:
@@ -204,28 +194,25 @@ class Clips:
 
 
 def _link(directory: Path, pieces: Sequence[_Piece]) -> None:
-    Disk().make_directories(directory, durable=True)
+    """On the disk when this returns. Raises OSError."""
+    place = Disk()
+    place.make_directories(directory, durable=True)
     for piece in pieces:
         target = directory / piece.row.name
         if piece.prefix:
-            _copy(piece.source, target, piece.prefix)
+            _copy(piece.source, place.create(target), piece.prefix)
             continue
         try:
             os.link(piece.source, target)
         except OSError as e:
             if e.errno not in NO_LINKS:
                 raise
-            _copy(piece.source, target, piece.row.nbytes)
-    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+            _copy(piece.source, place.create(target), piece.row.nbytes)
+    place.sync_directory(directory)
 
 
-def _copy(source: Path, target: Path, nbytes: int) -> None:
-    """Its first bytes, on the disk when this returns. Raises OSError."""
-    made = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
+def _copy(source: Path, made: int, nbytes: int) -> None:
+    """Its first bytes, on the disk when this returns. `made`: descriptor of the copy, which is closed. Raises OSError."""
     with os.fdopen(made, "wb") as write, source.open("rb") as read:
         left = nbytes
         while left:
@@ -236,15 +223,3 @@ def _copy(source: Path, target: Path, nbytes: int) -> None:
             left -= len(chunk)
         write.flush()
         os.fsync(write.fileno())
-
-
-def _remove(directory: Path) -> None:
-    """What a clip that failed has left; it has no row, so what stays is found by the next start."""
-    if directory.is_dir():
-        for path in directory.iterdir():
-            path.unlink(missing_ok=True)
-        directory.rmdir()
-
-
-def _none(recording_id: str) -> None:
-    """Stands in for `Clips.live` where there is no recorder."""

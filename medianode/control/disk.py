@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from medianode.control import sidecar
+from medianode.control import recording_places, sidecar
+from medianode.egress.recorder.filesystem import Disk
 
 _OURS = re.compile(rf"\d{{6,}}\.mp4|{re.escape(sidecar.NAME)}(\.new)?", re.ASCII)
 
@@ -33,23 +35,29 @@ def measure(root: Path) -> Space:
     return Space(root, there.stat().st_dev, found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
 
 
-def measure_all(roots: Iterable[Path], files: Mapping[Path, int]) -> tuple[list[Space], dict[Path, int]]:
-    """The space of those roots that can be looked at, and how large these files are by now."""
+def measure_all(roots: Iterable[Path], files: Iterable[Path]) -> tuple[list[Space], dict[Path, int]]:
+    """The space of those roots that can be looked at, and how large those of these files are by now."""
     spaces: list[Space] = []
     for root in roots:
         with suppress(OSError):
             spaces.append(measure(root))
-    sizes = dict(files)
+    sizes: dict[Path, int] = {}
     for path in files:
         with suppress(OSError):
             sizes[path] = path.stat().st_size
     return spaces, sizes
 
 
+def present(paths: Iterable[Path]) -> set[Path]:
+    """Those of them that are there."""
+    return {path for path in paths if os.path.exists(path)}
+
+
 def unlink(paths: Collection[Path]) -> dict[Path, OSError]:
     """Files, and directories of recordings with what is ours in them; then their parents up to the root, where these are empty.
 
-    On the disk when it returns. Those that failed, and why; what is not there is done.
+    On the disk when it returns. Those that failed, and why; what is not there is done, but where its disk is not mounted: with that it
+    would come back.
     """
     failed: dict[Path, OSError] = {}
     parents: set[Path] = set()
@@ -57,8 +65,10 @@ def unlink(paths: Collection[Path]) -> dict[Path, OSError]:
         try:
             if path.is_dir() and not path.is_symlink():
                 _unlink_recording(path)
-            else:
+            elif os.path.lexists(path):
                 path.unlink(missing_ok=True)
+            elif not any(recording_places.marked(parent) for parent in path.parents):
+                raise OSError(errno.ENODEV, "its disk is not mounted")
         except NotADirectoryError:
             continue  # a part of its path is a file now: it is not there
         except OSError as e:
@@ -85,8 +95,4 @@ def _sync(directory: Path) -> None:
     while not directory.exists() and directory != directory.parent:
         directory = directory.parent
     with suppress(OSError):
-        descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        Disk().sync_directory(directory)

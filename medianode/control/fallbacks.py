@@ -11,7 +11,7 @@ from medianode import clock
 from medianode.config import Limits
 from medianode.control import audit
 from medianode.errors import Forbidden, InvalidRequest, LimitExceeded, NotFound, StorageError
-from medianode.events import Bus, FallbackChanged, IngressDeleted, ProjectDeleted
+from medianode.events import Bus, IngressDeleted, ProjectDeleted
 from medianode.media.names import room_name, shown
 from medianode.routing.fallback import Fallback
 from medianode.routing.registry import Registry
@@ -40,7 +40,6 @@ class Fallbacks:
 
     def __init__(self, db: Database, bus: Bus, registry: Registry, limits: Limits) -> None:
         self._db = db
-        self._bus = bus
         self._registry = registry
         self._limits = limits
         self._reading, self._checking = asyncio.Lock(), asyncio.Lock()
@@ -202,7 +201,6 @@ class Fallbacks:
             self._registry.fall_back(slug, project_id, room)
         except LimitExceeded as e:
             log.error("room %s is not on air always: %s", room, e)
-        self._bus.publish(FallbackChanged(project_id, room))
 
     def _ingress_deleted(self, event: IngressDeleted) -> None:
         """The backup of a room is gone: what is left is its slate. Its row still has the id, which no other will ever have."""

@@ -72,8 +72,9 @@ class Forecasts:
         rules = RecordingPolicy(max_age=self._settings.max_age, max_bytes=self._settings.max_bytes)
         return await self._forecast(None, rules, self._retention.write_rate(), sorted(self._places.roots))
 
-    async def of_project(self, project: Project, policy: RecordingPolicy) -> Forecast:
+    async def of_project(self, project: Project) -> Forecast:
         """On this node. Raises StorageError, OSError."""
+        policy = policy_of(project)
         ages = [age for age in (policy.max_age, self._settings.max_age) if age]
         rules = RecordingPolicy(max_age=min(ages, default=0.0), max_bytes=policy.max_bytes)
         rate = self._retention.rates.by_project.get(project.id, 0.0)
@@ -81,10 +82,10 @@ class Forecasts:
 
     async def _forecast(self, project_id: str | None, rules: RecordingPolicy, rate: float, roots: Iterable[Path]) -> Forecast:
         async with self._db.read() as tx:
-            used = [usage for usage in await kept_files.usage(tx, self._node_id) if project_id in (None, usage.project_id)]
+            used = await kept_files.usage(tx, self._node_id, project_id)
             first = await kept_files.oldest(tx, Choice(node_id=self._node_id, project_id=project_id), SHOWN)
             own = await self._own_ends(tx, used) if project_id is None else {}
-        spaces, _ = await asyncio.to_thread(disk.measure_all, roots, {})
+        spaces, _ = await asyncio.to_thread(disk.measure_all, roots, ())
         disks = [self._disk(space) for space in {space.device: space for space in reversed(spaces)}.values()]
         nbytes = sum(usage.nbytes for usage in used) + self._retention.open_bytes(project_id)
         ends = {
@@ -109,6 +110,7 @@ class Forecasts:
     async def _own_ends(self, tx: Transaction, used: Sequence[Usage]) -> Mapping[str, float | None]:
         """When the first file goes by the words of a project of its own."""
         ages: list[tuple[float, float, str]] = []
+        rates = self._retention.rates.by_project
         full: float | None = None
         for usage in used:
             project = await projects.find(tx, usage.project_id)
@@ -117,7 +119,7 @@ class Forecasts:
                 ages.append((usage.oldest + policy.max_age, policy.max_age, usage.project_id))
             if policy.max_bytes:
                 left = policy.max_bytes - usage.nbytes - self._retention.open_bytes(usage.project_id)
-                full = _sooner(full, _until(left, self._retention.rates.by_project.get(usage.project_id, 0.0)))
+                full = _sooner(full, _until(left, rates.get(usage.project_id, 0.0)))
         aged: float | None = None
         for _, age, project_id in sorted(ages)[:SHOWN]:  # pinned files and the last one's length change the order a little at most
             for file in await kept_files.oldest(tx, Choice(node_id=self._node_id, project_id=project_id), 1):
@@ -138,23 +140,23 @@ class Forecasts:
         )
 
     def _register_metrics(self) -> None:
-        spaces = self._retention
+        retention = self._retention
         telemetry.gauge(
             "medianode_recording_disk_free_bytes",
             "Free bytes of the disks that recordings are on",
             "root",
-            read=lambda: [((str(space.root),), space.free) for space in spaces.spaces],
+            read=lambda: [((str(space.root),), space.free) for space in retention.spaces],
         )
         telemetry.gauge(
             "medianode_recording_write_bytes_per_second",
             "What recordings write, a mean of minutes",
-            read=lambda: [((), self._retention.write_rate())],
+            read=lambda: [((), retention.write_rate())],
         )
         telemetry.gauge(
             "medianode_recording_retention_seconds",
             "Until files go for want of room; absent where nobody knows",
             "root",
-            read=lambda: [((str(s.root),), left) for s in spaces.spaces if (left := self._disk(s).seconds_left) is not None],
+            read=lambda: [((str(s.root),), left) for s in retention.spaces if (left := self._disk(s).seconds_left) is not None],
         )
 
 

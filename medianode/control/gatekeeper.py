@@ -38,7 +38,7 @@ class HouseGatekeeper:
         broadcasts: Broadcasts,
         links: Links,
         failed: FailedLogins,
-        assets: Database,
+        db: Database,
         *,
         hold: float,
     ) -> None:
@@ -48,7 +48,7 @@ class HouseGatekeeper:
         self._viewing = viewing = Viewing(projects, credentials, broadcasts, signed)
         self._publishing = Publishing(projects, ingresses, credentials, broadcasts, hold=hold)
         self._playback = Playback(projects, broadcasts, credentials, signed, viewing.by_secret)
-        self._assets = AssetViewing(assets, projects, broadcasts, credentials, viewing.by_secret)
+        self._assets = AssetViewing(db, broadcasts, self._playback)
 
     async def publish(
         self, door: Door, app: str, key: str, room: str | None = None, *, source: str = "", proves: Callable[[str], bool] | None = None

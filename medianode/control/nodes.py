@@ -49,15 +49,22 @@ def open_node_id(data_dir: Path) -> str:
 class Nodes:
     """Whether another lives is told by its row changing, counted on our own clock: wallclocks differ, and jump.
 
-    `rising`: called with `lives.rise` when we are back after we were given up.
+    `rising`: called with `lives.rise` when we are back after we were given up. `burying`: called with the id of a node that is gone, once
+    its sessions are ended.
     """
 
-    def __init__(self, db: Database, lives: IngressLives, node_id: str, *rising: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        db: Database,
+        lives: IngressLives,
+        node_id: str,
+        *rising: Callable[[], None],
+        burying: Callable[[str], Awaitable[object]] | None = None,
+    ) -> None:
         self._db = db
         self._lives = lives
         self._rising = (lives.rise, *rising)
-        self.burying: Callable[[str], Awaitable[object]] | None = None
-        """Called with the id of a node that is gone, once its sessions are ended."""
+        self._burying = burying
         self._node_id = node_id
         self._heard: dict[str, tuple[Node, float]] = {}
 
@@ -97,8 +104,8 @@ class Nodes:
         for node, since in tuple(self._heard.values()):
             if now - since >= GONE:
                 ended = await self._lives.bury(node)
-                if self.burying is not None:
-                    await self.burying(node.id)
+                if self._burying is not None:
+                    await self._burying(node.id)
                 log.warning("node %s has not been heard of for %.0f s: %d sessions of its ended", node.id, now - since, ended)
 
     def _hear(self, node: Node, now: float) -> tuple[Node, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
@@ -35,12 +35,10 @@ class SignedViews:
         self._broadcasts = broadcasts
         self._credentials = credentials
 
-    async def grant(
-        self, project: Project, broadcast: Broadcast, secret: str, source: str, *, only: PlaybackId | None = None
-    ) -> ReadGrant | None:
-        """For one of its playback ids: for `only`, else for one that is not restricted. None: that is a secret of another kind.
+    async def grant(self, project: Project, room: str, among: Sequence[str], secret: str, source: str, *, asked: str) -> ReadGrant | None:
+        """For the first of these playback ids, all of this room (canonical), that it was made for. None: that is a secret of another kind.
 
-        Raises Unauthorized, Forbidden.
+        `asked`: for what it is shown, in words. Raises Unauthorized, Forbidden.
         """
         key_id = signing_keys.signed_by(secret)
         if key_id is None:
@@ -54,26 +52,24 @@ class SignedViews:
             if e.code == Unauthorized.code:
                 self._credentials.failed(source)
             raise
-        candidates = [only] if only is not None else [p for p in broadcast.playback_ids if not restricted(p)]
-        playback = next((p for p in candidates if view.opens(p.id)), None)
-        if playback is None:
-            named = f"playback id {only.id}" if only is not None else f"room {broadcast.ingress.room}"
-            raise Forbidden(f"{named}: this token is not for viewing it (aud: expected {signing_keys.AUDIENCE}<playback id>)")
+        playback_id = next((each for each in among if view.opens(each)), None)
+        if playback_id is None:
+            raise Forbidden(f"{asked}: this token is not for viewing it (aud: expected {signing_keys.AUDIENCE}<playback id>)")
         return ReadGrant(
             project_id=project.id,
             slug=project.slug,
-            room=broadcast.ingress.room,
+            room=room,
             expires_at=view.expires_at + tokens.LEEWAY,
             token_id=view.token_id,
             key_id=key.id,
-            playback_id=playback.id,
+            playback_id=playback_id,
             means=Means.PLAYBACK,
             shared=False,
         )
 
 
 class Playback:
-    """Errors as `auth.Gatekeeper`."""
+    """Errors as `auth.Gatekeeper`. `opens`: what else opens the room of a private one."""
 
     def __init__(self, projects: Projects, broadcasts: Broadcasts, credentials: Credentials, signed: SignedViews, opens: Opens) -> None:
         self._projects = projects
@@ -92,28 +88,42 @@ class Playback:
             raise NotFound(f"no playback id {shown(playback_id)}", code="no-such-playback-id")
         check_enabled(broadcast)
         check_restrictions(playback, site, agent)
-        project, room = await self._projects.get(broadcast.ingress.project_id), broadcast.ingress.room
-        if playback.access_policy == "public":
+        ingress, public = broadcast.ingress, playback.access_policy == "public"
+        shared = not restricted(playback)
+        return await self.grant(playback_id, ingress.project_id, ingress.room, token or bearer, source, public=public, shared=shared)
+
+    async def grant(
+        self, playback_id: str, project_id: str, room: str, secret: str | None, source: str, *, public: bool, shared: bool
+    ) -> ReadGrant:
+        """By a playback id whose restrictions are met, a live stream's or an asset's. `shared`: where it is `public`, see ReadGrant."""
+        project = await self._projects.get(project_id)
+        if public:
             return ReadGrant(
                 project_id=project.id,
                 slug=project.slug,
                 room=room,
-                playback_id=playback.id,
+                playback_id=playback_id,
                 means=Means.PLAYBACK,
-                shared=not restricted(playback),
+                shared=shared,
             )
-        secret = token or bearer
         if not secret:
-            raise Unauthorized(f"playback id {playback.id} is private: viewing needs a token", code="token-missing")
+            raise Unauthorized(f"playback id {playback_id} is private: viewing needs a token", code="token-missing")
         self._credentials.check(source)
-        grant = await self._signed.grant(project, broadcast, secret, source, only=playback)
-        return grant or replace(await self._opens(project, room, secret, source), playback_id=playback.id, shared=False)
+        signed = await self._signed.grant(project, room, (playback_id,), secret, source, asked=f"playback id {playback_id}")
+        return signed or replace(await self._opens(project, room, secret, source), playback_id=playback_id, shared=False)
 
 
 def check_enabled(broadcast: Broadcast) -> None:
     """Raises NotFound (`stream-disabled`)."""
     if broadcast.disabled:
         raise NotFound(f"live stream {broadcast.ingress.id} is disabled", code="stream-disabled")
+
+
+async def check_still(broadcasts: Broadcasts, grant: ReadGrant, access_policy: str | None) -> None:
+    """Would a leave by this playback id be given now? `access_policy`: that it has by now, None where it is gone. Raises Unauthorized."""
+    signed = not grant.key_id or await broadcasts.signing_key(grant.key_id) is not None
+    if access_policy is None or not signed or (access_policy != "public" and not grant.key_id):
+        raise Unauthorized(f"playback id {grant.playback_id} is no longer open to this viewer", code="viewing-changed")
 
 
 def check_restrictions(playback: PlaybackId, site: str, agent: str) -> None:

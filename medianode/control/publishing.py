@@ -99,7 +99,7 @@ class Publishing:
             return await self._grant_ingress(ingress, Door.SRT, app, room)
         project = await self._projects.find(app) if app else None
         if project is not None and proves is not None:
-            for ingress in await self._in_room(project, key, (Door.ANY, Door.RTMP)):
+            for ingress in (await self._in_room(project, key, (Door.ANY, Door.RTMP)))[:PROOFS]:  # each costs derived keys
                 if any(proves(secret) for secret in await self._passphrases(ingress)):
                     return await self._publish_grant(project, ingress, Door.SRT)
         elif project is not None and project.open_publish and room is None:
@@ -112,12 +112,11 @@ class Publishing:
         return own if broadcast is None else (broadcast.stream.srt_secret, *own)
 
     async def _in_room(self, project: Project, room: str, kinds: tuple[Door, ...]) -> list[Ingress]:
-        """At most PROOFS: each costs a derived key."""
+        """Those of the first kind first. None where no room can be called so."""
         try:
-            found = [i for kind in kinds for i in await self._ingresses.in_room(project, room, kind)]
+            return [ingress for kind in kinds for ingress in await self._ingresses.in_room(project, room, kind)]
         except InvalidRequest:
             return []
-        return found[:PROOFS]
 
     def _check_password(self, ingress: Ingress, others: tuple[str, ...], proves: Callable[[str], bool] | None, source: str) -> None:
         password = ingress.password
@@ -127,10 +126,7 @@ class Publishing:
 
     async def _by_proof(self, project: Project, room: str, proves: Callable[[str], bool]) -> Ingress | None:
         """Adobe's challenge never shows the password: try the keys of the ingresses of the room that the stream name is."""
-        try:
-            candidates = [i for kind in (Door.RTMP, Door.ANY) for i in await self._ingresses.in_room(project, room, kind)]
-        except InvalidRequest:
-            return None
+        candidates = await self._in_room(project, room, (Door.RTMP, Door.ANY))
         return next((i for i in candidates if proves(i.password if i.password is not None else i.stream_key)), None)
 
     async def _grant_ingress(self, ingress: Ingress, door: Door, app: str, room: str | None) -> PublishGrant:

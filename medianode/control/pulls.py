@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 from uuid import uuid4
@@ -13,7 +13,7 @@ from medianode import clock, config
 from medianode.auth import Door, PublishGrant
 from medianode.control.session_facts import ingress_fact
 from medianode.control.sources import options_of
-from medianode.errors import MedianodeError, PeerGone, StorageError
+from medianode.errors import PeerError, PeerGone, StorageError
 from medianode.events import Bus, IngressChanged, IngressCreated, IngressDeleted, IngressDisabled, ProjectDeleted
 from medianode.ingress.pull.order import PullOrder, PullState, State
 from medianode.routing.demand import Outlook
@@ -63,10 +63,7 @@ class _Change:
 
 
 class Pulls:
-    """`grant`: HouseGatekeeper.pull. `bound`: limits.pulls, of this node. `puller` is set before `serve`, without it nothing is fetched.
-
-    `recorded` (settable): whether somebody has ordered a recording of this room, which keeps its source open.
-    """
+    """`grant`: HouseGatekeeper.pull. `bound`: limits.pulls, of this node. `puller` is set before `serve`, without it nothing is fetched."""
 
     def __init__(
         self,
@@ -85,10 +82,9 @@ class Pulls:
         self._settings = settings
         self._bound = bound
         self._puller: Puller | None = None
-        self.recorded: Callable[[str, str], bool] = _not_recorded
         self._sources: dict[str, Ingress] = {}
         self._of_room: dict[tuple[str, str], tuple[str, ...]] = {}
-        self._leases: Mapping[str, Pull] = {}
+        self._leases: dict[str, Pull] = {}
         self._orders: dict[str, PullOrder] = {}
         self._wanted_at: dict[str, float] = {}
         self._told: dict[str, str] = {}
@@ -117,7 +113,7 @@ class Pulls:
         now, found = clock.now(), False
         for ingress_id in self._of_room.get((project_id, room), ()):
             source = self._sources[ingress_id]
-            if source.disabled_at is None and self._puller is not None and not self._elsewhere(ingress_id):
+            if self._ours(source):
                 found = True
                 if options_of(source).on_demand:
                     self._wanted_at[ingress_id] = now
@@ -128,7 +124,7 @@ class Pulls:
     def outlook(self, project_id: str, room: str) -> Outlook:
         """What whoever looks at this room may hope for; opens nothing. The best of its sources counts."""
         sources = [self._sources[i] for i in self._of_room.get((project_id, room), ())]
-        here = [s for s in sources if s.disabled_at is None and self._puller is not None and not self._elsewhere(s.id)]
+        here = [s for s in sources if self._ours(s)]
         if not here:
             return Outlook()
         asleep = {s.id for s in here if options_of(s).on_demand and s.id not in self._wanted_at and s.id not in self._orders}
@@ -175,7 +171,7 @@ class Pulls:
                     log.warning("sources not followed: %s: %s", e.code, e)
                     await asyncio.sleep(TICK)
         finally:
-            await guard("pulls", self._give_back())
+            await guard("pulls", self._end())
 
     async def look(self, now: float) -> None:
         """Bring what is fetched in line with what is wanted. Raises StorageError."""
@@ -188,6 +184,11 @@ class Pulls:
         for ingress_id, source in tuple(self._sources.items()):
             if self._wanted(ingress_id, now):
                 await self._open(source)
+            else:
+                self._refused.pop(ingress_id, None)
+                self._wanted_at.pop(ingress_id, None)
+        # also what an earlier look could not write, and what this node had when it was killed: nobody else may fetch that meanwhile
+        await self._give_back([i for i, lease in self._leases.items() if lease.node_id == self._node_id and i not in self._orders])
         await self.write()
 
     async def write(self) -> None:
@@ -197,15 +198,15 @@ class Pulls:
         changes = dict(self._changes)
         async with self._db.write() as tx:
             known = await outbox.known(tx, [change.fact_id for change in changes.values()])
-            await ingresses.lock(tx, tuple(changes))
-            for ingress_id, change in changes.items():
-                await self._write(tx, ingress_id, change, told=change.fact_id in known)
+            for ingress_id, source in (await ingresses.lock(tx, tuple(changes))).items():
+                change = changes[ingress_id]
+                await self._write(tx, source, change, told=change.fact_id in known)
         self._changes = {i: change for i, change in self._changes.items() if changes.get(i) is not change}
 
-    async def _write(self, tx: Transaction, ingress_id: str, change: _Change, *, told: bool) -> None:
-        state, source = change.state, await ingresses.find(tx, ingress_id)
+    async def _write(self, tx: Transaction, source: Ingress, change: _Change, *, told: bool) -> None:
+        state = change.state
         pull = Pull(
-            ingress_id=ingress_id,
+            ingress_id=source.id,
             node_id=self._node_id,
             state=state.state,
             error_code=state.code,
@@ -213,7 +214,7 @@ class Pulls:
             transport=state.transport,
             since=state.since,
         )
-        if source is not None and await table.set_state(tx, pull) and change.fact and not told:
+        if await table.set_state(tx, pull) and change.fact and not told:
             await announce(tx, _fact(change, source))
 
     async def _load(self, now: float) -> None:
@@ -227,11 +228,13 @@ class Pulls:
             rooms.setdefault((source.project_id, source.room), []).append(source.id)
         self._of_room = {room: tuple(ids) for room, ids in rooms.items()}
         self._looked_at = now
-        self._refused = {i: state for i, state in self._refused.items() if i in self._sources}
+        for kept in (self._refused, self._wanted_at):
+            for ingress_id in kept.keys() - self._sources.keys():
+                del kept[ingress_id]
 
     def _wanted(self, ingress_id: str, now: float) -> bool:
         source = self._sources.get(ingress_id)
-        if source is None or source.disabled_at is not None or self._elsewhere(ingress_id):
+        if source is None or not self._ours(source):
             return False
         if not options_of(source).on_demand:
             return True
@@ -243,10 +246,13 @@ class Pulls:
     def _reasons(self, source: Ingress) -> Iterator[bool]:
         """Why one on demand is to stay open."""
         yield self._registry.demand.wanted(source.project_id, source.room)
-        yield self.recorded(source.project_id, source.room)
         room = self._registry.find(source.project_id, source.room)
         yield room is not None and room.wants_backup and room.backup == source.id
         yield room is not None and sum(room.viewers.values()) > 0 and (room.backup != source.id or room.wants_backup)
+
+    def _ours(self, source: Ingress) -> bool:
+        """This node may fetch it."""
+        return source.disabled_at is None and self._puller is not None and not self._elsewhere(source.id)
 
     def _elsewhere(self, ingress_id: str) -> bool:
         """Another node has it, as far as we know."""
@@ -255,15 +261,14 @@ class Pulls:
 
     async def _open(self, source: Ingress) -> None:
         """As it is to be now; nothing where it is open so already."""
+        assert self._puller is not None
         order = self._orders.get(source.id)
-        if self._puller is None or (order is None and len(self._orders) >= self._bound):
+        if order is None and len(self._orders) >= self._bound:
             self._refuse(source, "node-full", f"this node fetches {self._bound} sources already, which is limits.pulls")
             return
         try:
             grant = await self._grant(source)
-        except MedianodeError as e:
-            if isinstance(e, StorageError):
-                raise
+        except PeerError as e:
             self._refuse(source, e.code, e.message)
             return
         options = options_of(source)
@@ -288,7 +293,7 @@ class Pulls:
         self._orders[source.id] = wanted
         try:
             self._puller.open(wanted)
-        except MedianodeError as e:
+        except PeerError as e:
             await self._close(source.id)
             self._refuse(source, e.code, e.message)
             return
@@ -300,12 +305,12 @@ class Pulls:
         if lease is None:
             self._stale = True  # who has it, if it is there at all
         else:
-            self._leases = {**self._leases, source.id: lease}
+            self._leases[source.id] = lease
         return lease
 
     def _log_close(self, ingress_id: str) -> None:
         source, order = self._sources.get(ingress_id), self._orders[ingress_id]
-        idle = source is not None and source.disabled_at is None and options_of(source).on_demand and not self._elsewhere(ingress_id)
+        idle = source is not None and self._ours(source) and options_of(source).on_demand
         why = f"nobody has watched it for {self._settings.on_demand_idle:g} s" if idle else "it is not to be fetched here any more"
         log.info("a source is closed: %s", why, extra={"fields": {"room": order.grant.room, "ingress": ingress_id}})
 
@@ -318,16 +323,20 @@ class Pulls:
         if self._puller is not None:
             await self._puller.close(ingress_id)
         self._changes.pop(ingress_id, None)
+
+    async def _give_back(self, ingress_ids: Collection[str]) -> None:
+        """Whichever node wants them next may fetch them. Raises StorageError."""
+        if not ingress_ids:
+            return
         async with self._db.write() as tx:
-            await table.release(tx, ingress_id, self._node_id, clock.wallclock())
+            for ingress_id in ingress_ids:
+                await table.release(tx, ingress_id, self._node_id, clock.wallclock())
         self._stale = True
 
-    async def _give_back(self) -> None:
-        """At the end: other nodes need not wait until this one is missed."""
+    async def _end(self) -> None:
+        """Other nodes need not wait until this one is missed."""
         await self.write()
-        async with self._db.write() as tx:
-            for ingress_id in self._orders:
-                await table.release(tx, ingress_id, self._node_id, clock.wallclock())
+        await self._give_back(self._orders)
 
     def _refuse(self, source: Ingress, code: str, message: str) -> None:
         before = self._refused.get(source.id)
@@ -363,10 +372,6 @@ class Pulls:
     def _look_again(self) -> None:
         self._stale = True
         self._wake.set()
-
-
-def _not_recorded(project_id: str, room: str) -> bool:
-    return False
 
 
 def _fact(change: _Change, source: Ingress) -> Fact:

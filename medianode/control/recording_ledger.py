@@ -50,8 +50,8 @@ class _Sum:
 class RecordingLedger:
     """Listens from the start on; `serve` writes. `bound`: limits.unwritten_facts. `settle`: writes what sessions came to, told first.
 
-    The hooks are awaited in the transaction of the change, after its fact: `on_start` with a recording that has begun, `on_file` with
-    each closed file, `on_end` with one that has ended, also where a crash ended it.
+    The hooks are awaited in the transaction of the change: `on_file` with each closed file (without its index), `on_end`, after its fact,
+    with a recording that has ended, also where a crash ended it.
     """
 
     def __init__(self, db: Database, bus: Bus, node_id: str, bound: int, settle: Callable[[], Awaitable[None]]) -> None:
@@ -61,7 +61,6 @@ class RecordingLedger:
         self._wake = asyncio.Event()
         self._backlog = Backlog("recordings", bound, self._write_together)
         self._sums: dict[str, _Sum] = {}
-        self.on_start: OnRecording | None = None
         self.on_file: OnFile | None = None
         self.on_end: OnRecording | None = None
         self.on_written: Callable[[str], Awaitable[None]] | None = None
@@ -91,13 +90,20 @@ class RecordingLedger:
     async def close(self, tx: Transaction, recording: Recording, code: str, message: str) -> None:
         """End one that nobody writes any more, whose files are closed: written down and told, in this transaction. Its row is locked."""
         duration, nbytes, ended_at = await recording_files.totals(tx, recording.id)
-        await self._end(tx, recording.id, duration, nbytes, ended_at or recording.started_at, code, message, str(uuid4()))
+        about = (recording.id, recording.project_id, recording.room, recording.identity, recording.ingress_id)
+        end = RecordingEnded(*about, ended_at or recording.started_at, duration, nbytes, code, message)
+        await self._end(tx, end, _Change(end, clock.wallclock()))
 
     async def tell_start(self, tx: Transaction, recording: Recording) -> None:
         """Of one whose row came late: found on the disk, where the database was away as it began."""
         await self._tell(tx, "recording.started", recording, recording.started_at, str(uuid4()))
-        if self.on_start is not None:
-            await self.on_start(tx, recording)
+
+    async def put(self, tx: Transaction, recording: Recording, file: RecordingFile) -> None:
+        """In place of what is known of this file; who waits for closed ones hears of it."""
+        await recording_files.put(tx, file)
+        if file.state == "closed" and self.on_file is not None:
+            for row in await recording_files.of_recording(tx, recording.id, sequence=file.sequence, parts=False):
+                await self.on_file(tx, recording, row)
 
     def _happened(self, event: RecordingEvent) -> None:
         if isinstance(event, RecordingFileChanged) and event.closed:
@@ -134,33 +140,24 @@ class RecordingLedger:
             case RecordingTrouble() as event:
                 await self._trouble(tx, event, change)
             case RecordingEnded() as event:
-                await self._end(
-                    tx, event.recording_id, event.duration, event.nbytes, event.at, event.code, event.message, change.fact_id, now=change.at
-                )
+                await self._end(tx, event, change)
 
     async def _start(self, tx: Transaction, event: RecordingStarted, change: _Change) -> None:
         project = await projects.find(tx, event.project_id)
         if project is None or await recordings.find(tx, event.recording_id) is not None:
             return
-        recording = started(event, self._node_id, project)
+        recording = _started(event, self._node_id, project)
         await recordings.insert_recording(tx, recording)
         await self._tell(tx, "recording.started", recording, change.at, change.fact_id)
-        if self.on_start is not None:
-            await self.on_start(tx, recording)
 
     async def _file(self, tx: Transaction, event: RecordingFileChanged) -> None:
         recording = await recordings.find(tx, event.recording_id)
         if recording is None:
             return  # deleted meanwhile, or its start was lost: the next look at the disk decides
-        await recording_files.put(tx, file_of(event))
-        if not event.closed:
-            return
         total = self._sums.get(event.recording_id)
-        if total is not None and recording.state == "recording":
+        if event.closed and total is not None and recording.state == "recording":
             await recordings.change(tx, recording.id, duration=total.duration, nbytes=total.nbytes)
-        if self.on_file is not None:
-            for file in await recording_files.of_recording(tx, recording.id, sequence=event.sequence):
-                await self.on_file(tx, recording, file)
+        await self.put(tx, recording, _file(event))
 
     async def _trouble(self, tx: Transaction, event: RecordingTrouble, change: _Change) -> None:
         recording = await recordings.find(tx, event.recording_id, lock=True)
@@ -170,28 +167,16 @@ class RecordingLedger:
             recording = replace(recording, error_code=event.code, error_message=message)
             await self._tell(tx, "recording.trouble", recording, change.at, change.fact_id)
 
-    async def _end(
-        self,
-        tx: Transaction,
-        recording_id: str,
-        duration: int,
-        nbytes: int,
-        at: float,
-        code: str,
-        message: str,
-        fact_id: str,
-        *,
-        now: float | None = None,
-    ) -> None:
-        recording = await recordings.find(tx, recording_id, lock=True)
+    async def _end(self, tx: Transaction, event: RecordingEnded, change: _Change) -> None:
+        recording = await recordings.find(tx, event.recording_id, lock=True)
         if recording is None or recording.state != "recording":
             return
-        state = "failed" if code and not nbytes else "finished"
-        told: dict[str, Any] = {"state": state, "ended_at": at, "duration": duration, "nbytes": nbytes}
-        told |= {"error_code": code, "error_message": _without_place(message, recording)}
-        await recordings.change(tx, recording_id, **told)
+        state = "failed" if event.code and not event.nbytes else "finished"
+        told: dict[str, Any] = {"state": state, "ended_at": event.at, "duration": event.duration, "nbytes": event.nbytes}
+        told |= {"error_code": event.code, "error_message": _without_place(event.message, recording)}
+        await recordings.change(tx, recording.id, **told)
         recording = replace(recording, **told)
-        await self._tell(tx, f"recording.{state}", recording, clock.wallclock() if now is None else now, fact_id)
+        await self._tell(tx, f"recording.{state}", recording, change.at, change.fact_id)
         if self.on_end is not None:
             await self.on_end(tx, recording)
 
@@ -199,7 +184,7 @@ class RecordingLedger:
         await announce(tx, replace(recording_fact(word, recording, at), id=fact_id))
 
 
-def started(event: RecordingStarted, node_id: str, project: Project) -> Recording:
+def _started(event: RecordingStarted, node_id: str, project: Project) -> Recording:
     """Its row as it begins."""
     return Recording(
         id=event.recording_id,
@@ -222,7 +207,7 @@ def _without_place(message: str, recording: Recording) -> str:
     return message.replace(recording.directory, "the disk")
 
 
-def file_of(event: RecordingFileChanged) -> RecordingFile:
+def _file(event: RecordingFileChanged) -> RecordingFile:
     return RecordingFile(
         recording_id=event.recording_id,
         project_id=event.project_id,

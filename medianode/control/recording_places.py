@@ -6,9 +6,9 @@ import asyncio
 import errno
 import fcntl
 import logging
-import os
 import secrets
 import string
+import tempfile
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -103,15 +103,39 @@ class RecordingPlaces:
     ) -> Order:
         """`room` is canonical. Raises NotEnabled (`recording-directory`) where nothing can be written."""
         self._keep_root(project)
-        return self._order(project.id, project.slug, room, identity, ingress_id, reason, title, labels or {})
+        made, where = self._new(project.id, project.slug, room)
+        return Order(
+            recording_id=made,
+            project_id=project.id,
+            slug=project.slug,
+            room=room,
+            identity=identity,
+            ingress_id=ingress_id,
+            reason=reason,
+            title=title,
+            labels=dict(labels or {}),
+            directory=where,
+        )
 
     def for_grant(self, grant: PublishGrant) -> Order:
         """Of who publishes by this grant. Raises NotEnabled (`recording-directory`)."""
-        return self._order(grant.project_id, grant.slug, grant.room, grant.identity, grant.ingress_id, "ingress", grant.title, {})
+        made, where = self._new(grant.project_id, grant.slug, grant.room)
+        return Order(
+            recording_id=made,
+            project_id=grant.project_id,
+            slug=grant.slug,
+            room=grant.room,
+            identity=grant.identity,
+            ingress_id=grant.ingress_id,
+            reason="ingress",
+            title=grant.title,
+            directory=where,
+        )
 
     def for_room(self, project_id: str, slug: str, room: str) -> Order:
         """Of the room's programme. Raises NotEnabled (`recording-directory`)."""
-        return self._order(project_id, slug, room, "", None, "room", "", {})
+        made, where = self._new(project_id, slug, room)
+        return Order(recording_id=made, project_id=project_id, slug=slug, room=room, reason="room", directory=where)
 
     def _keep_root(self, project: Project) -> None:
         own = own_root(project)
@@ -120,17 +144,8 @@ class RecordingPlaces:
         else:
             self._own[project.id] = own
 
-    def _order(
-        self,
-        project_id: str,
-        slug: str,
-        room: str,
-        identity: str,
-        ingress_id: str | None,
-        reason: str,
-        title: str,
-        labels: Mapping[str, str],
-    ) -> Order:
+    def _new(self, project_id: str, slug: str, room: str) -> tuple[str, Path]:
+        """An id, and the directory of what has it."""
         root = self.root(project_id)
         if root not in self._writable and root != self._trying:
             self._check_writable(root)
@@ -138,18 +153,7 @@ class RecordingPlaces:
         self._made[made] = None
         if len(self._made) > MOST_MADE:
             del self._made[next(iter(self._made))]
-        return Order(
-            recording_id=made,
-            project_id=project_id,
-            slug=slug,
-            room=room,
-            identity=identity,
-            ingress_id=ingress_id,
-            reason=reason,
-            title=title,
-            labels=dict(labels),
-            directory=directory(root, slug, room, made),
-        )
+        return made, directory(root, slug, room, made)
 
     def _check_writable(self, root: Path) -> None:
         try:
@@ -190,10 +194,8 @@ def directory(root: Path, slug: str, room: str, recording_id: str) -> Path:
 def check_writable(root: Path) -> None:
     """Made where it is not there. Raises OSError."""
     root.mkdir(parents=True, exist_ok=True, mode=0o750)
-    probe = root / f".{secrets.token_hex(8)}"
-    descriptor = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    os.close(descriptor)
-    probe.unlink()
+    with tempfile.TemporaryFile(dir=root):
+        pass
 
 
 def marked(root: Path) -> bool:

@@ -14,10 +14,12 @@ from typing import Any
 
 from medianode import clock
 from medianode.control import recording_places, sidecar
+from medianode.control.lifecycle import GIVEN_UP, RESTARTED
 from medianode.control.recording_facts import recording_fact
 from medianode.control.recording_ledger import RecordingLedger, shown_tracks
 from medianode.control.recording_places import RecordingPlaces
 from medianode.control.sidecar import Sidecar
+from medianode.egress.recorder.label import Label
 from medianode.egress.recorder.recover import Recovered, recover
 from medianode.errors import Conflict, InvalidRequest, PeerError, StorageError
 from medianode.media.names import room_name
@@ -29,8 +31,6 @@ from medianode.store.recordings import Recording
 from medianode.tasks import guard
 from medianode.webhooks.outbox import announce
 
-RESTARTED = ("node-restarted", "the node was stopped in the middle of it")
-GIVEN_UP = ("node-lost", "the node is not heard of any more")
 RETRY = 5.0
 LOOK = 60.0
 """Seconds between looks whether something was lost that only the disk knows."""
@@ -44,6 +44,9 @@ ROOT = "recordings/root/"
 """Before the digest of a node's id and a directory, in the settings: this node has recorded there."""
 _FILE = re.compile(r"\d{6,}\.mp4", re.ASCII)
 _RECORDING = re.compile(r"rec_[A-Za-z0-9]{8,28}", re.ASCII)
+
+Found = tuple[RecordingFile, Label]
+"""A file on the disk, and what it says of itself."""
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +92,7 @@ class Recovery:
                     await self.end_cut_off()
                     if await self.take(claims, claimed) or self._ledger.lost > lost:
                         lost = self._ledger.lost
-                        await self.reconcile()
+                        await self.reconcile(claimed)
                 except StorageError as e:
                     log.warning("recordings on the disk not looked at: %s: %s", e.code, e)
                     claimed.clear()
@@ -130,7 +133,7 @@ class Recovery:
 
     async def _end(self, group: Sequence[str]) -> Sequence[str]:
         """In one transaction: who waits for the end of a live stream's recording waits for few of them. Those that are ended by it."""
-        found: dict[str, Sequence[tuple[RecordingFile, Recovered]]] = {}
+        found: dict[str, Sequence[Found]] = {}
         owners: set[str] = set()
         for recording_id in group:
             async with self._db.read() as tx:
@@ -139,7 +142,7 @@ class Recovery:
             if recording is not None and recording.state == "recording":
                 owners.add(recording.project_id)
                 found[recording_id] = await self._recovered(recording, {name for name, (_, state) in rows.items() if state != "open"})
-        over: list[str] = []
+        over: list[Recording] = []
         async with self._db.write() as tx:
             await projects.hold(tx, owners)
             for recording_id in sorted(found):
@@ -149,12 +152,10 @@ class Recovery:
                     for file in await recording_files.of_recording(tx, recording_id, parts=False):
                         if file.state == "open":  # nothing whole of it came to the disk
                             await recording_files.remove(tx, file.id)
-                    over.append(recording_id)
-            for recording_id in over:  # all rows are locked before anything is announced
-                locked = await recordings.find(tx, recording_id)
-                assert locked is not None
-                await self._ledger.close(tx, locked, *RESTARTED)
-        return over
+                    over.append(locked)
+            for recording in over:  # all rows are locked before anything is announced
+                await self._ledger.close(tx, recording, *RESTARTED)
+        return [recording.id for recording in over]
 
     async def bury(self, node_id: str) -> int:
         """Another node is gone: its recordings are over, with what it had told. What else is on its disk it takes up when it comes back."""
@@ -170,11 +171,12 @@ class Recovery:
 
     # the disk and the catalogue
 
-    async def reconcile(self) -> Tally:
-        """Files without rows get theirs, rows whose files are gone go. Nothing on the disk is deleted. Raises StorageError."""
+    async def reconcile(self, claimed: Collection[Path] | None = None) -> Tally:
+        """Files without rows get theirs (below the roots that are `claimed`, None for all), rows whose files are gone go. Nothing on the
+        disk is deleted. Raises StorageError."""
         lost_index = await self._is_empty()
         tally, told_at = Tally(), clock.now()
-        for root in sorted(self._places.roots):
+        for root in sorted(self._places.roots if claimed is None else claimed):
             async for directory in _directories(root):
                 if directory.name not in self._places.made:
                     await self._look_at(directory, tally, lost_index=lost_index)
@@ -249,7 +251,8 @@ class Recovery:
             if anew and locked.directory != recording.directory:
                 await recordings.change(tx, recording.id, directory=recording.directory)
             put = await self._put(tx, locked, found)
-            gone = await self._forget(tx, locked, list(missing.values()))
+            lost = [file for number in missing.values() if (file := await recording_files.find(tx, number)) is not None]
+            gone = await self._forget(tx, locked, lost)
             if not anew and (put or gone):
                 duration, nbytes, until = await recording_files.totals(tx, recording.id)
                 ended_at = max(locked.ended_at or 0.0, until or 0.0)
@@ -267,7 +270,7 @@ class Recovery:
         async with self._db.write() as tx:
             if str(directory) in await discards.noted(tx, self._node_id, str(directory)):
                 return  # it was deleted, and is still to be unlinked
-            project_id = await self._project_of(tx, found[0][1].label["project"] if found else "", directory, lost_index=lost_index)
+            project_id = await self._project_of(tx, found[0][1]["project"] if found else "", directory, lost_index=lost_index)
             if project_id is None:
                 tally.foreign += 1
                 return
@@ -278,12 +281,11 @@ class Recovery:
             await recordings.insert_recording(tx, replace(recording, state="recording", ended_at=None) if news else recording)
             if news:
                 await self._ledger.tell_start(tx, recording)
-            put = await self._put(tx, recording, found)
-            for file in said.files if said is not None else ():
-                await _put_remote(tx, recording, file)
+            files = {file.sequence: file for file in await self._not_deleted(tx, recording, found)}
+            await recording_files.insert_all(tx, (files | _remote(recording, said, files)).values())
             if news:
                 await self._ledger.close(tx, recording, *RESTARTED)
-        tally.adopted += put
+        tally.adopted += len(files)
         if said is None:
             await self._note(recording.id)
 
@@ -300,9 +302,7 @@ class Recovery:
             own = False
         return project.id if own and await projects.hold(tx, (project.id,)) else None
 
-    async def _recovered(
-        self, recording: Recording, known: Collection[str], tally: Tally | None = None
-    ) -> Sequence[tuple[RecordingFile, Recovered]]:
+    async def _recovered(self, recording: Recording, known: Collection[str], tally: Tally | None = None) -> Sequence[Found]:
         """Its files on the disk but those of these names, in order; what is broken is left and told in the log."""
         directory, found = Path(recording.directory), []
         # a clip's files are those of another recording, under a second name: its sidecar tells that they belong here
@@ -323,19 +323,21 @@ class Recovery:
                 continue
             mine = file.label.get("recording") == directory.name
             if mine or clip:
-                found.append((_file(recording, name, file, mine=mine), file))
+                found.append((_file(recording, name, file, mine=mine), file.label))
         return found
 
-    async def _put(self, tx: Transaction, recording: Recording, found: Sequence[tuple[RecordingFile, Recovered]]) -> int:
-        """How many: those that were deleted and are still to be unlinked are not taken up again."""
+    async def _put(self, tx: Transaction, recording: Recording, found: Sequence[Found]) -> int:
+        """How many."""
+        files = await self._not_deleted(tx, recording, found)
+        for file in files:
+            await self._ledger.put(tx, recording, file)
+        return len(files)
+
+    async def _not_deleted(self, tx: Transaction, recording: Recording, found: Sequence[Found]) -> Sequence[RecordingFile]:
+        """What was deleted and is still to be unlinked is not taken up again."""
         noted = await discards.noted(tx, self._node_id, recording.directory)
-        kept = [file for file, _ in found if str(Path(recording.directory) / file.name) not in noted]
-        for file in kept:
-            await recording_files.put(tx, replace(file, project_id=recording.project_id))
-            if self._ledger.on_file is not None:
-                for row in await recording_files.of_recording(tx, recording.id, sequence=file.sequence):
-                    await self._ledger.on_file(tx, recording, row)
-        return len(kept)
+        files = [file for file, _ in found if str(Path(recording.directory) / file.name) not in noted]
+        return [replace(file, project_id=recording.project_id) for file in files]
 
     # what is not there any more
 
@@ -367,31 +369,23 @@ class Recovery:
             if locked is None or locked.directory != recording.directory:
                 return
             rows = await recording_files.of_recording(tx, recording.id, parts=False)
-            here = [file.id for file in rows if file.state != "gone"]
+            here = [file for file in rows if file.state != "gone"]
             if here or not rows:
-                tally.forgotten += await self._forget(tx, locked, here)
+                tally.forgotten += await self._forget(tx, locked, here, whole=not any(file.remote_key for file in rows))
 
-    async def _forget(self, tx: Transaction, recording: Recording, file_ids: Sequence[int]) -> int:
-        """They are not on the disk. A recording of which nothing is left goes with them."""
-        bytes_gone = 0
-        for file_id in file_ids:
-            file = await recording_files.find(tx, file_id)
-            if file is None:
-                continue
-            bytes_gone += file.nbytes
-            if file.remote_key:
-                await recording_files.change(tx, file_id, state="gone")
-            else:
-                await recording_files.remove(tx, file_id)
-                await recording_files.break_behind(tx, recording.id, file.sequence, "files-lost")
-        whole = not await recording_files.any_of(tx, recording.id)
-        if file_ids or whole:
-            log.warning("%s: %d of its files are not on the disk any more", recording.id, len(file_ids))
-            lost = {"cause": "lost", "whole": whole, "files": len(file_ids), "bytesDeleted": bytes_gone}
+    async def _forget(self, tx: Transaction, recording: Recording, files: Sequence[RecordingFile], *, whole: bool = False) -> int:
+        """They are not on the disk. A recording of which nothing is left (`whole`: as is known already) goes, and their rows with it."""
+        if not whole:
+            for file in files:
+                await recording_files.take_away(tx, file, "files-lost")
+            whole = not await recording_files.any_of(tx, recording.id)
+        if files or whole:
+            log.warning("%s: %d of its files are not on the disk any more", recording.id, len(files))
+            lost = {"cause": "lost", "whole": whole, "files": len(files), "bytesDeleted": sum(file.nbytes for file in files)}
             await announce(tx, recording_fact("recording.deleted", recording, clock.wallclock(), **lost))
         if whole:
             await recordings.remove(tx, recording.id)
-        return len(file_ids)
+        return len(files)
 
     async def _note(self, recording_id: str) -> None:
         if self._ledger.on_written is not None:
@@ -459,14 +453,12 @@ def _file(recording: Recording, name: str, found: Recovered, *, mine: bool) -> R
     )
 
 
-def _recording(
-    directory: Path, project_id: str, node_id: str, said: Sidecar | None, found: Sequence[tuple[RecordingFile, Recovered]]
-) -> Recording:
+def _recording(directory: Path, project_id: str, node_id: str, said: Sidecar | None, found: Sequence[Found]) -> Recording:
     """Its row, by what its sidecar says, and where there is none by its files."""
     placed: dict[str, Any] = {"project_id": project_id, "room": directory.parent.name, "node_id": node_id, "directory": str(directory)}
     if said is not None and (said.recording.state != "recording" or not found):
         return replace(said.recording, id=directory.name, **placed)
-    first, label = found[0][0], found[0][1].label
+    first, label = found[0]
     last = found[-1][0]
     told = Recording(
         id=directory.name,
@@ -490,12 +482,15 @@ def _recording(
     return replace(told, **{name: getattr(said.recording, name) for name in decided})
 
 
-async def _put_remote(tx: Transaction, recording: Recording, told: dict[str, Any]) -> None:
-    """A file that is, or was, uploaded: that only its sidecar knows."""
-    uploaded = {name: told.get(name) for name in ("sha256", "remote_key", "uploaded_at")}
-    here = await recording_files.of_recording(tx, recording.id, sequence=int(told["sequence"]), parts=False)
-    if here:
-        await recording_files.change(tx, here[0].id, **uploaded)
-    elif told.get("parts") is not None:
-        row = RecordingFile(**{**told, "recording_id": recording.id, "project_id": recording.project_id, "state": "gone"})
-        await recording_files.put(tx, row)
+def _remote(recording: Recording, said: Sidecar | None, here: Mapping[int, RecordingFile]) -> dict[int, RecordingFile]:
+    """By sequence, the files that are, or were, uploaded: that only their recording's sidecar knows. `here`: those on the disk."""
+    found: dict[int, RecordingFile] = {}
+    for told in said.files if said is not None else ():
+        sequence = int(told["sequence"])
+        if sequence in here:
+            uploaded: dict[str, Any] = {name: told.get(name) for name in ("sha256", "remote_key", "uploaded_at")}
+            found[sequence] = replace(here[sequence], **uploaded)
+        elif told.get("parts") is not None:
+            whose = {"recording_id": recording.id, "project_id": recording.project_id, "state": "gone"}
+            found[sequence] = RecordingFile(**{**told, **whose})
+    return found

@@ -7,24 +7,27 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from medianode import clock
-from medianode.auth import PublishGrant
 from medianode.control import audit
 from medianode.control.lifecycle import IngressLives
+from medianode.control.recording_places import RecordingPlaces
 from medianode.control.room_options import Options, RoomOptions
+from medianode.egress.recorder.file import LiveFile
 from medianode.egress.recorder.order import Order
+from medianode.egress.recorder.service import Recorder
 from medianode.errors import Conflict, NotFound, StorageError
 from medianode.events import Bus, IngressChanged, PublicationActive, RecordingEnded
 from medianode.media.names import room_name, shown
+from medianode.routing.publication import Publication
 from medianode.routing.registry import Registry
 from medianode.store import ingresses, live_streams, recording_files
 from medianode.store import recordings as table
 from medianode.store.database import Database, Transaction
 from medianode.store.projects import Project
 from medianode.store.recording_files import RecordingFile
-from medianode.store.recordings import Recording
+from medianode.store.recordings import Choice, Recording
 from medianode.tasks import TaskSet, guard
 
 RETRY = 1.0
@@ -33,66 +36,6 @@ PINS = 1000
 """Recordings that are to be pinned at their end, remembered also for a while after it: that may have to be written again."""
 
 log = logging.getLogger(__name__)
-
-
-class Running(Protocol):
-    """A recording that is being made."""
-
-    @property
-    def order(self) -> Order: ...
-
-    @property
-    def ending(self) -> bool: ...
-
-
-class OpenFile(Protocol):
-    """What of it is on the disk. `started_at`: wallclock."""
-
-    @property
-    def sequence(self) -> int: ...
-    @property
-    def started_at(self) -> float: ...
-
-    @property
-    def duration(self) -> int: ...
-
-    @property
-    def nbytes(self) -> int: ...
-
-
-class Recorder(Protocol):
-    """`egress.recorder.service.Recorder`."""
-
-    @property
-    def active(self) -> Mapping[str, Running]: ...
-
-    def start(self, order: Order, preroll: float = 0.0) -> object: ...
-
-    async def stop(self, recording_id: str) -> object: ...
-
-    def live(self, recording_id: str) -> OpenFile | None: ...
-
-    def begins(self, grant: PublishGrant) -> bool: ...
-
-
-class Places(Protocol):
-    """`control.recording_places.RecordingPlaces`."""
-
-    def order(
-        self,
-        project: Project,
-        room: str,
-        *,
-        identity: str = "",
-        ingress_id: str | None = None,
-        reason: str = "api",
-        title: str = "",
-        labels: Mapping[str, str] | None = None,
-    ) -> Order: ...
-
-    def for_grant(self, grant: PublishGrant) -> Order: ...
-
-    def for_room(self, project_id: str, slug: str, room: str) -> Order: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,8 +64,9 @@ class Extent:
 
 
 class Recordings:
-    """`recorder` is set once there is one; until then nothing is recorded. `discard`: takes a recording away, its files too; `settle`:
-    writes down what the recorder said; `note`: says in its directory what the database has of it. `bound`: limits.recordings.
+    """`recorder` is set once there is one; until then nothing is recorded. `settle`: writes down what the recorder said; `discard`: takes
+    a recording away, its files too, here and (but where that is to be kept) in a bucket; `note`: says in its directory what the database
+    has of it. `bound`: limits.recordings.
 
     `serve` follows options that change while a room is on air, and stops what has had its time.
     """
@@ -134,8 +78,11 @@ class Recordings:
         registry: Registry,
         options: RoomOptions,
         lives: IngressLives,
-        places: Places,
+        places: RecordingPlaces,
         *,
+        settle: Callable[[], Awaitable[None]],
+        discard: Callable[[Recording, bool], Awaitable[None]],
+        note: Callable[[str], Awaitable[None]],
         node_id: str,
         bound: int,
     ) -> None:
@@ -144,11 +91,11 @@ class Recordings:
         self._options = options
         self._lives = lives
         self._places = places
+        self._settle = settle
+        self._discard = discard
+        self.note = note
         self._node_id = node_id
         self.recorder: Recorder | None = None
-        self.discard: Callable[[Recording, bool], Awaitable[object]] = _nothing
-        self.settle: Callable[[], Awaitable[object]] = _settled
-        self.note: Callable[[str], Awaitable[object]] = _noted
         self._begun: dict[str, Recording] = {}
         self._pinned: set[str] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -169,8 +116,8 @@ class Recordings:
 
     def ordered(self, event: PublicationActive) -> bool:
         """Does a recording begin with this, by an option of its ingress?"""
-        grant = self._grant(event.project_id, event.room, event.identity)
-        return self.recorder is not None and grant is not None and self.recorder.begins(grant)
+        publication = self._publication(event.project_id, event.room, event.identity)
+        return self.recorder is not None and publication is not None and self.recorder.begins(publication.grant)
 
     # by hand
 
@@ -212,7 +159,7 @@ class Recordings:
         async with self._db.write() as tx:
             await audit.record(tx, "recording.stopped", recording_id, project_id, room=found.room)
         await self.recorder.stop(recording_id)
-        await self.settle()
+        await self._settle()
         async with self._db.read() as tx:
             row = await table.find(tx, recording_id)
         # stopped before its first picture: there is nothing of it
@@ -227,22 +174,10 @@ class Recordings:
             raise NotFound(f"no recording {shown(recording_id)}", code="no-such-recording")
         return found
 
-    async def list(
-        self,
-        project_id: str,
-        *,
-        room: str | None = None,
-        state: str | None = None,
-        reason: str | None = None,
-        since: float | None = None,
-        until: float | None = None,
-        limit: int,
-        offset: int = 0,
-    ) -> tuple[Sequence[Recording], int]:
-        """Newest first, and how many there are in all. `room` is canonical; `since` and `until` are wallclock."""
-        which: dict[str, Any] = {"room": room, "state": state, "reason": reason, "since": since, "until": until}
+    async def list(self, project_id: str, choice: Choice, *, limit: int, offset: int = 0) -> tuple[Sequence[Recording], int]:
+        """Newest first, and how many there are in all."""
         async with self._db.read() as tx:
-            return await table.page(tx, project_id, **which, limit=limit, offset=offset)
+            return await table.page(tx, project_id, choice, limit=limit, offset=offset)
 
     async def files(self, recording_id: str) -> Sequence[RecordingFile]:
         """In order, without their index; of the open one what is on the disk."""
@@ -284,13 +219,15 @@ class Recordings:
     async def change(self, project_id: str, recording_id: str, **changed: Any) -> Recording:
         """`changed`: of title, labels, pinned. Raises NotFound, also for one that waits for its first picture."""
         if self._waiting(recording_id) is not None:
-            await self.settle()  # it may have begun this moment
+            await self._settle()  # it may have begun this moment
         async with self._db.write() as tx:
             found = await table.find(tx, recording_id, lock=True)
             if found is None or found.project_id != project_id:
                 raise NotFound(f"no recording {shown(recording_id)}", code="no-such-recording")
             await table.change(tx, recording_id, **changed)
             await audit.record(tx, "recording.updated", recording_id, project_id, room=found.room, changed=sorted(changed))
+        if "pinned" in changed:
+            self._pinned.discard(recording_id)  # the newest word holds
         await guard("sidecar", self.note(recording_id))  # it is changed, whatever becomes of that
         return replace(found, **changed)
 
@@ -300,7 +237,7 @@ class Recordings:
         Raises NotFound, Conflict (`pinned`, `other-node`).
         """
         found = await self.get(project_id, recording_id)
-        if found.pinned:
+        if found.pinned or (found.state == "recording" and recording_id in self._pinned):
             raise Conflict("it is pinned: take the pin off first", code="pinned")
         if found.state == "recording":
             found = await self.stop(project_id, recording_id)
@@ -310,7 +247,7 @@ class Recordings:
         async with self._db.write() as tx:
             kept = {"keepRemote": True} if keep_remote else {}
             await audit.record(tx, "recording.deleted", recording_id, project_id, room=found.room, **kept)
-        await self.discard(found, keep_remote)
+        await self._discard(found, keep_remote)
         return found
 
     async def on_end(self, tx: Transaction, recording: Recording) -> None:
@@ -327,7 +264,10 @@ class Recordings:
                 await self._wake.wait()
                 self._wake.clear()
                 while self._rooms:
-                    await guard("recordings", self._follow_room(*self._rooms.pop()))
+                    project_id, room = self._rooms.pop()
+                    refused = await guard("recordings", self._follow_room(project_id, room))
+                    if refused is not None:
+                        log.error("room %s is not recorded as its options say now: %s", room, refused)
                 for ingress_id in tuple(self._ingresses):
                     self._ingresses.discard(ingress_id)
                     refused = await guard("recordings", self._follow_ingress(ingress_id))
@@ -336,6 +276,8 @@ class Recordings:
                         self._ingresses.add(ingress_id)
                         await asyncio.sleep(RETRY)
                         self._wake.set()
+                    elif refused is not None:
+                        log.error("ingress %s is not recorded as its option says now: %s", ingress_id, refused)
 
     async def _follow_ingress(self, ingress_id: str) -> None:
         """Only what has changed is acted on: a recording that was stopped by hand stays so."""
@@ -345,8 +287,7 @@ class Recordings:
         if row is None:
             return
         record = row.record if stream is None else stream.enable_recording
-        room = self._registry.find(row.project_id, row.room)
-        publication = room.publications.get(row.participant_identity) if room is not None else None
+        publication = self._publication(row.project_id, row.room, row.participant_identity)
         recorder = self.recorder
         running = next((o.recording_id for o in self._orders(BY_INGRESS) if o.ingress_id == ingress_id), None)
         if not record and running is not None and recorder is not None:
@@ -373,10 +314,7 @@ class Recordings:
     def _time_is_up(self, recording_id: str) -> None:
         del self._timers[recording_id]
         if self.recorder is not None and recording_id in self.recorder.active:
-            self._tasks.start(self._stop(self.recorder, recording_id))
-
-    async def _stop(self, recorder: Recorder, recording_id: str) -> None:
-        await recorder.stop(recording_id)
+            self._tasks.start(self.recorder.stop(recording_id))
 
     def _begin(self, order: Order, preroll: float) -> Recording:
         """Its row is written with its first picture; until then it is known here."""
@@ -420,10 +358,9 @@ class Recordings:
         running = self.recorder.active.values() if self.recorder is not None else ()
         return [session.order for session in running if session.order.reason == reason and not session.ending]
 
-    def _grant(self, project_id: str, room: str, identity: str) -> PublishGrant | None:
+    def _publication(self, project_id: str, room: str, identity: str) -> Publication | None:
         found = self._registry.find(project_id, room)
-        publication = found.publications.get(identity) if found is not None else None
-        return None if publication is None else publication.grant
+        return None if found is None else found.publications.get(identity)
 
     def _recording_ended(self, event: RecordingEnded) -> None:
         self._begun.pop(event.recording_id, None)
@@ -440,17 +377,5 @@ class Recordings:
         self._wake.set()
 
 
-def _is_open(file: RecordingFile, live: OpenFile) -> bool:
+def _is_open(file: RecordingFile, live: LiveFile) -> bool:
     return file.state == "open" and file.sequence == live.sequence
-
-
-async def _nothing(recording: Recording, keep_remote: bool) -> None:
-    """Stands in for `Recordings.discard` where there are no files."""
-
-
-async def _noted(recording_id: str) -> None:
-    """Stands in for `Recordings.note` where there are no files."""
-
-
-async def _settled() -> None:
-    """Stands in for `Recordings.settle` where nothing is recorded."""

@@ -7,18 +7,16 @@ first, with a note of what is to be unlinked (`store.discards`): no crash leaves
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from medianode import clock, telemetry
 from medianode.config import Recording as Settings
 from medianode.control import disk
+from medianode.control.bucket_removals import BucketRemovals
 from medianode.control.disk import Space
 from medianode.control.disk_states import FACTS, DiskState, State
 from medianode.control.recording_facts import disk_fact, recording_fact
@@ -67,24 +65,26 @@ class _Gone:
     told_at: float | None = None
 
 
-class Removals(Protocol):
-    """control.bucket_removals: what is to go from a project's bucket, noted in the transaction that takes the rows away."""
-
-    async def add(self, tx: Transaction, recording: Recording) -> None: ...
-
-    async def add_begun(self, tx: Transaction, recording: Recording, file_ids: Collection[int]) -> None: ...
-
-
 class Retention:
-    """`serve` looks; `make_room` is for a write that found none. `in_use`: does somebody read this file? (`egress.playback` knows.)"""
+    """`serve` looks; `make_room` is for a write that found none. `removals`: what is to go from buckets is noted there. `in_use`: does
+    somebody read this file? (`egress.playback` knows.)
+    """
 
-    def __init__(self, db: Database, bus: Bus, settings: Settings, places: RecordingPlaces, node_id: str) -> None:
+    def __init__(
+        self,
+        db: Database,
+        bus: Bus,
+        settings: Settings,
+        places: RecordingPlaces,
+        node_id: str,
+        removals: BucketRemovals | None = None,
+    ) -> None:
         self._db = db
         self._settings = settings
         self._places = places
         self._node_id = node_id
+        self._removals = removals
         self.in_use: Callable[[Path], bool] = lambda path: False
-        self.removals: Removals | None = None
         self.rates = WriteRates(bus)
         self.spaces: Sequence[Space] = ()
         self.states: dict[int, DiskState] = {}
@@ -93,6 +93,7 @@ class Retention:
         self._sizes: Mapping[Path, int] = {}
         self._gone: dict[str, _Gone] = {}
         self._failed: dict[int, float] = {}
+        """Notes of what could not be unlinked, and when each is tried again."""
         self._unlinked: list[KeptFile] = []
         self._used: Counter[str] = Counter()
         self._used_at: float | None = None
@@ -151,9 +152,9 @@ class Retention:
                 return 0
 
     async def delete(self, recording: Recording, keep_remote: bool = False) -> None:
-        """All of it, here, in the catalogue and in its project's bucket (but with `keep_remote`), whether it is pinned or not.
+        """All of it, here, in the catalogue and in its project's bucket (but with `keep_remote`).
 
-        Raises NotFound, Conflict (`recording-runs`) while it is being recorded, StorageError.
+        Raises NotFound, Conflict (`recording-runs`, `pinned`), StorageError.
         """
         async with self._db.write() as tx:
             await projects.hold(tx, (recording.project_id,))
@@ -162,12 +163,16 @@ class Retention:
                 raise NotFound(f"no recording {recording.id}")
             if locked.state == "recording":
                 raise Conflict("this recording is still running: stop it first", code="recording-runs")
-            count, nbytes = (await recording_files.counts(tx, [locked.id])).get(locked.id, (0, 0))
+            if locked.pinned:
+                raise Conflict("it is pinned: take the pin off first", code="pinned")
+            count, nbytes = await recording_files.count(tx, locked.id)
             gone = _Gone(files=count, nbytes=nbytes, seconds=locked.duration / 1_000_000)
-            if self.removals is not None and not keep_remote:
-                await self.removals.add(tx, locked)
+            if self._removals is not None and not keep_remote:
+                await self._removals.add(tx, locked)
             await self._drop(tx, locked, gone, "api")
-        self._used[recording.project_id] -= nbytes
+        self._remember(recording.id, None)
+        if locked.node_id == self._node_id:
+            self._used[locked.project_id] -= nbytes
         async with self._turn:
             await self._sweep()
 
@@ -260,7 +265,7 @@ class Retention:
     async def _by_space(self, space: Space, now: float) -> None:
         wanted, state = self.wanted(space), self._state(space.device)
         if space.free < wanted:  # what went by age or bytes since it was measured counts
-            space = replace(await asyncio.to_thread(disk.measure, space.root), device=space.device)
+            space = await _again(space)
         turned = state.look(now, space.free, wanted)  # before anything goes: who runs the node is told when retention begins
         if space.free < wanted:
             space = await self._free(space, wanted)
@@ -287,7 +292,7 @@ class Retention:
                     break
         await asyncio.to_thread(disk.unlink, [file.path for file in self._unlinked])
         await self._forget_unlinked()
-        return await self._free(replace(await asyncio.to_thread(disk.measure, space.root), device=space.device), wanted)
+        return await self._free(await _again(space), wanted)
 
     async def _forget_unlinked(self) -> None:
         while self._unlinked:
@@ -304,7 +309,7 @@ class Retention:
                 while space.free < goal:
                     if not await self._delete(choice, "space", goal - space.free, last_resort=last_resort):
                         break
-                    space = replace(await asyncio.to_thread(disk.measure, space.root), device=space.device)
+                    space = await _again(space)
         return space
 
     # deleting
@@ -336,6 +341,9 @@ class Retention:
                 # viewers must not be able to keep the disk full: what they have open stays readable to them
                 if last_resort or (not self.in_use(file.path) and file.ended_at + self.policy(file.project_id).min_keep <= wall)
             ]
+            if choice.root:  # it is room that is wanted, and where a disk is not mounted its files make none
+                there = await asyncio.to_thread(disk.present, [file.path for file in free])
+                free = [file for file in free if file.path in there]
             if free:
                 yield free
             if len(page) < BATCH:
@@ -347,24 +355,18 @@ class Retention:
         async with self._db.write() as tx:
             await projects.hold(tx, {file.project_id for file in files})
             locked = await kept_files.lock(tx, [file.id for file in files])
-            owners = {recording_id: await recordings.find(tx, recording_id) for recording_id in {file.recording_id for file in locked}}
-            sums: dict[str, _Gone] = {}
-            if self.removals is not None:
-                for whose in filter(None, owners.values()):
-                    unsent = [file.id for file in locked if file.recording_id == whose.id and not file.remote_key]
-                    await self.removals.add_begun(tx, whose, unsent)
-            for file in locked:
-                owner = owners[file.recording_id]
-                assert owner is not None
-                waiting = owner.upload_state not in ("none", "done") and not file.remote_key
-                _count(sums.setdefault(owner.id, _Gone()), file, waiting=waiting)
-                if file.remote_key:
-                    await recording_files.change(tx, file.id, state="gone")
-                else:
-                    await recording_files.remove(tx, file.id)
-                    await recording_files.break_behind(tx, owner.id, file.sequence, "files-deleted")
+            sums = {file.recording_id: _Gone() for file in locked}
+            owners = [owner for recording_id in sums if (owner := await recordings.find(tx, recording_id)) is not None]
+            for owner in owners:
+                mine = [file for file in locked if file.recording_id == owner.id]
+                if self._removals is not None:
+                    await self._removals.add_begun(tx, owner, [file.id for file in mine if not file.remote_key])
+                for file in mine:
+                    waiting = owner.upload_state not in ("none", "done") and not file.remote_key
+                    _count(sums[owner.id], file, waiting=waiting)
+                    await recording_files.take_away(tx, file, "files-deleted")
             await discards.add(tx, self._node_id, [str(file.path) for file in locked])
-            told = [await self._tell_gone(tx, owner, sums[owner.id], cause) for owner in owners.values() if owner is not None]
+            told = [await self._tell_gone(tx, owner, sums[owner.id], cause) for owner in owners]
         for recording_id, gone in told:
             self._remember(recording_id, gone)
         nbytes = sum(file.nbytes for file in locked)
@@ -425,19 +427,22 @@ class Retention:
     # unlinking
 
     async def _sweep(self) -> None:
-        """Unlink what is noted. What cannot be is tried again after a while; what a running recording writes to waits for its end."""
+        """Unlink what is noted. What cannot be is told once, and tried again after a while; what a running recording writes to waits for
+        its end."""
         now, after = clock.now(), 0
-        self._failed = {number: at for number, at in self._failed.items() if now - at < FAILED_AGAIN}
         writing = {str(running.directory) for running in self.rates.running.values()}
         while True:
             async with self._db.read() as tx:
                 found = await discards.oldest(tx, self._node_id, SWEEP, after=after)
-            due = {number: Path(path) for number, path in found if number not in self._failed and path not in writing}
+            due = {number: Path(path) for number, path in found if self._failed.get(number, now) <= now and path not in writing}
             failed = await asyncio.to_thread(disk.unlink, list(due.values())) if due else {}
             for number, path in due.items():
-                if path in failed:
-                    self._failed[number] = now
-                    log.error("%s cannot be deleted: %s", path, os.strerror(failed[path].errno or errno.EIO))
+                if path not in failed:
+                    self._failed.pop(number, None)
+                    continue
+                if number not in self._failed:
+                    log.error("%s cannot be deleted: %s", path, failed[path].strerror or failed[path])
+                self._failed[number] = now + FAILED_AGAIN
             if done := [number for number, path in due.items() if path not in failed]:
                 async with self._db.write() as tx:
                     await discards.remove(tx, done)
@@ -462,6 +467,11 @@ class Retention:
                 # where on the node its recordings are is the operator's to know
                 fact = disk_fact(FACTS[state], project_id, at, path="", free=space.free, total=space.total, code=code, message=message)
                 await announce(tx, replace(fact, stream=f"disk:{self._node_id}"))
+
+
+async def _again(space: Space) -> Space:
+    """Measured anew, by the number that its state is kept under. Raises OSError."""
+    return replace(await asyncio.to_thread(disk.measure, space.root), device=space.device)
 
 
 def _count(gone: _Gone, file: KeptFile, *, waiting: bool) -> None:

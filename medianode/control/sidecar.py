@@ -8,12 +8,13 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from medianode.egress.recorder.filesystem import MODE, Disk
 from medianode.store.recording_files import RecordingFile
 from medianode.store.recordings import Recording
 
@@ -27,31 +28,30 @@ _BINARY = ("parts", "sha256")
 
 @dataclass(frozen=True, slots=True)
 class Sidecar:
-    """`recording`: without its place. `files`: those that are, or were, uploaded, with the index of those that are only in the bucket."""
+    """`recording`: without its place. `files`: those that are in a bucket, with the index of those that are only there."""
 
     recording: Recording
-    files: Sequence[dict[str, Any]] = field(default_factory=tuple)
+    files: Sequence[dict[str, Any]]
 
 
 def write(recording: Recording, files: Sequence[RecordingFile]) -> None:
-    """Blocking; whole or not at all. Does nothing where the directory is gone. Raises OSError."""
+    """`files`: as `recording_files.in_bucket` has them. Blocking; whole or not at all. Does nothing where the directory is gone.
+
+    Raises OSError.
+    """
     directory = Path(recording.directory)
     if not directory.is_dir():
         return
     plain = {name: getattr(recording, name) for name in Recording.__dataclass_fields__ if name not in _OF_PLACE}
-    told = {"version": VERSION, "recording": plain, "files": [_plain(file) for file in files if file.remote_key]}
+    told = {"version": VERSION, "recording": plain, "files": [_plain(file) for file in files]}
     beside = directory / f"{NAME}.new"
-    made = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)  # as the files beside it
+    made = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, MODE)
     with os.fdopen(made, "wb") as file:
         file.write(msgspec.json.encode(told))
         file.flush()
         os.fsync(file.fileno())
     beside.replace(directory / NAME)
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    Disk().sync_directory(directory)
 
 
 def read(directory: Path) -> Sidecar | None:
@@ -74,7 +74,6 @@ def read(directory: Path) -> Sidecar | None:
 
 def _plain(file: RecordingFile) -> dict[str, Any]:
     told = {name: getattr(file, name) for name in RecordingFile.__dataclass_fields__ if name not in ("id", "project_id", "recording_id")}
-    told["parts"] = file.parts if file.state == "gone" else None
     return told | {name: None if told[name] is None else base64.b64encode(told[name]).decode() for name in _BINARY}
 
 

@@ -44,14 +44,9 @@ class PullChange(msgspec.Struct, rename="camel"):
     silence: Wait | UnsetType | None = UNSET
     frozen_video: Wait | UnsetType | None = UNSET
 
-    @classmethod
-    def of(cls, body: object) -> PullChange:
-        """What a request's body has of it."""
-        return cls(**{name: getattr(body, name) for name in cls.__struct_fields__})
-
     @property
     def empty(self) -> bool:
-        return all(getattr(self, name) is UNSET for name in self.__struct_fields__)
+        return all(getattr(self, name) is UNSET for name in PullChange.__struct_fields__)  # requests' bodies have more
 
 
 class Sources:

@@ -151,7 +151,7 @@ class Transfer:
                 await self._give_up()  # a part more than the file has, and none can be taken back
                 return {}
             if part.size == piece.size and (part.etag == piece.md5 or (known is not None and part.etag == known.etag)):
-                found[part.number] = Sent(part.etag, piece.sha256, piece.md5)
+                found[part.number] = Sent(part.etag, piece.sha256)
         return found
 
     async def _give_up(self) -> None:

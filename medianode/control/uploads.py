@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from medianode import clock, telemetry
 from medianode.control import audit, upload_listing
 from medianode.control.recording_facts import recording_fact
 from medianode.control.upload_transfer import LocalTrouble, Transfer, Unwanted
-from medianode.errors import Conflict, MedianodeError, NotFound, PeerError, StorageError
+from medianode.errors import Conflict, MedianodeError, NotFound, StorageError
 from medianode.events import Bus, ProjectChanged
 from medianode.media.names import shown
 from medianode.store import projects as project_table
@@ -26,7 +26,7 @@ from medianode.store import recording_files, recordings
 from medianode.store import uploads as table
 from medianode.store.database import Database, Transaction
 from medianode.store.object_errors import Refused
-from medianode.store.objects import Bucket, Objects, public_url
+from medianode.store.objects import Bucket, Objects
 from medianode.store.projects import Project
 from medianode.store.recording_files import RecordingFile
 from medianode.store.recordings import Recording
@@ -112,7 +112,7 @@ class Uploads:
         """At start: where there is a bucket, its library is loaded before anybody publishes. Raises StorageError."""
         async with self._db.read() as tx:
             found = await project_table.list_projects(tx, PROJECTS)
-        if any((project.storage or {}).get("type") == "s3" for project in found):
+        if any(find_bucket(project) for project in found):
             await self._objects.load()
 
     async def on_file(self, tx: Transaction, recording: Recording, file: RecordingFile) -> None:
@@ -181,8 +181,7 @@ class Uploads:
         Raises Conflict (`no-bucket`).
         """
         bucket = bucket_of(project)
-        assert project.storage is not None
-        return public_url(project.storage, key) if bucket.cdn_url else await self._objects.presigned(project.storage, key)
+        return bucket.public_url(key) if bucket.cdn_url else await self._objects.presigned(bucket, key)
 
     async def read(self, project: Project, key: str, size: int) -> bytes:
         """The first bytes of a file of the bucket. Raises PeerError, Conflict (`no-bucket`)."""
@@ -219,6 +218,10 @@ class Uploads:
             due = await table.due(tx, self._node_id, clock.wallclock(), busy=self._going.keys(), blocked=blocked, per_project=self._bound)
             done = await table.complete(tx, self._node_id, self._bound * 4)
             self._waiting = bool(due or done) or await table.any_left(tx, self._node_id)
+        if not self._waiting:  # what is left in them is of what was deleted
+            self._tried.clear()
+            self._later.clear()
+            self._outages.clear()
         for upload in due:
             if free > 0 and not self._probing(upload.project_id):
                 self._going[upload.file_id] = _Going(upload.project_id, "", 0)
@@ -265,10 +268,12 @@ class Uploads:
             project = await project_table.find(tx, upload.project_id)
         if file is None or recording is None or project is None:
             return  # deleted: the row went with it
-        if file.state != "closed" or file.uploaded_at is not None or (project.storage or {}).get("type") != "s3":
+        bucket = find_bucket(project)
+        if bucket is None:
+            self._outages.pop(project.id, None)  # what was away is not asked any more
+        if file.state != "closed" or file.uploaded_at is not None or bucket is None:
             await self._drop(upload, recording)  # given up by retention; or there is no bucket any more
             return
-        bucket = bucket_of(project)
         key = bucket.key(f"{project.slug}/{recording.room}/{recording.id}/{file.name}")
         path = Path(recording.directory, file.name)
         seasoned = upload.created_at < self._began_at or upload.file_id in self._tried
@@ -300,8 +305,8 @@ class Uploads:
     async def _check_bucket(self, tx: Transaction, project_id: str, bucket: Bucket) -> None:
         """Raises Unwanted where the project has another by now: it is to go there."""
         project = await project_table.find(tx, project_id)
-        storage = {} if project is None else project.storage or {}
-        if storage.get("type") != "s3" or Bucket.of(storage).base != bucket.base:
+        now = None if project is None else find_bucket(project)
+        if now is None or now.base != bucket.base:
             raise Unwanted("the project has another storage by now")
 
     async def _drop(self, upload: Upload, recording: Recording) -> None:
@@ -318,26 +323,25 @@ class Uploads:
                 files = [file for file in await recording_files.of_recording(tx, recording_id) if file.uploaded_at is not None]
             if recording is None or project is None:
                 return
-            if (project.storage or {}).get("type") != "s3":
+            bucket = find_bucket(project)
+            if bucket is None:
                 async with self._db.write() as tx:
                     await recordings.change(tx, recording_id, upload_state="none", upload_error="")
                 return
-            why = await guard("upload", self._put_beside(project, recording, files))
+            why = await guard("upload", self._put_beside(project, bucket, recording, files))
             self._later.pop(recording_id, None)
             if isinstance(why, Unwanted):
                 return  # begun anew at the next look
-            if why is not None and _words(why)[0] in OF_FILE:
+            if why is not None and words_of(why)[0] in OF_FILE:
                 self._later[recording_id] = clock.now() + LOCAL_RETRY
-                await self._tell(recording_id, *_words(why))
+                await self._tell(recording_id, *words_of(why))
             elif why is not None:
                 await self._service_failed(project.id, recording, why)
         finally:
             self._finishing.discard(recording_id)
             self._wake.set()
 
-    async def _put_beside(self, project: Project, recording: Recording, files: Sequence[RecordingFile]) -> None:
-        bucket = bucket_of(project)
-        assert project.storage is not None
+    async def _put_beside(self, project: Project, bucket: Bucket, recording: Recording, files: Sequence[RecordingFile]) -> None:
         folder = f"{project.slug}/{recording.room}/{recording.id}"
         playlist = bucket.key(f"{folder}/{upload_listing.PLAYLIST}")
         # of a day some 90 000 parts
@@ -345,7 +349,7 @@ class Uploads:
         listed = await asyncio.to_thread(upload_listing.playlist, files)
         await self._objects.put(bucket, bucket.key(f"{folder}/{upload_listing.DESCRIPTION}"), described, "application/json")
         await self._objects.put(bucket, playlist, listed, "application/vnd.apple.mpegurl")
-        url = public_url(project.storage, playlist)
+        url = bucket.public_url(playlist)
         async with self._db.write() as tx:
             now = await recordings.find(tx, recording.id, lock=True)
             await self._check_bucket(tx, project.id, bucket)
@@ -357,7 +361,7 @@ class Uploads:
         self._well(project)
 
     async def _fail(self, upload: Upload, why: BaseException) -> None:
-        code, message = _words(why)
+        code, message = words_of(why)
         FAILED.labels(code).value += 1
         if isinstance(why, Unwanted):
             return
@@ -380,7 +384,7 @@ class Uploads:
         await self._service_failed(upload.project_id, recording, why)
 
     async def _service_failed(self, project_id: str, recording: Recording, why: BaseException) -> None:
-        code, message = _words(why)
+        code, message = words_of(why)
         if isinstance(why, StorageError):
             return
         outage = self._outages.setdefault(project_id, Outage(clock.wallclock()))
@@ -411,17 +415,24 @@ class Uploads:
         self._wake.set()
 
 
+def find_bucket(project: Project) -> Bucket | None:
+    """None where its files stay on the node."""
+    storage = project.storage or {}
+    return Bucket.of(storage) if storage.get("type") == "s3" else None
+
+
 def bucket_of(project: Project) -> Bucket:
     """Raises Conflict (`no-bucket`)."""
-    storage: Mapping[str, Any] = project.storage or {}
-    if storage.get("type") != "s3":
+    bucket = find_bucket(project)
+    if bucket is None:
         raise Conflict(f"project {project.slug} has no bucket: set storage of type s3", code="no-bucket")
-    return Bucket.of(storage)
+    return bucket
 
 
-def _words(why: BaseException) -> tuple[str, str]:
+def words_of(why: BaseException) -> tuple[str, str]:
+    """Code and message of what a guarded transfer ended by."""
     match why:
-        case PeerError() | MedianodeError():
+        case MedianodeError():
             return why.code, why.message
         case TimeoutError():
             return "bucket-away", "the service did not answer in time"

@@ -65,7 +65,6 @@ class UseCases:
         )
         self.sources = Sources(self.ingresses, outbound)
         self.pulls = Pulls(db, bus, registry, self.gatekeeper.pull, node_id, config.pull, limits.pulls)
-        self.pulls.recorded = self.archive.ordered
         registry.demand.open = self.pulls.demand
         registry.demand.look = self.pulls.outlook
         registry.slates.needed = self.pulls.needed
@@ -79,8 +78,7 @@ class UseCases:
         self.feed = EventFeed(db)
         self.audit = AuditLog(db)
         self._follower = Follower(db, bus)
-        self._nodes = Nodes(db, self.lives, node_id, self.target_states.rise)
-        self._nodes.burying = self.archive.recovery.bury
+        self._nodes = Nodes(db, self.lives, node_id, self.target_states.rise, burying=self.archive.recovery.bury)
         self._evictions = Evictions(bus, registry, self.gatekeeper.still)
 
     async def open(self) -> None:

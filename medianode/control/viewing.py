@@ -5,10 +5,10 @@ from __future__ import annotations
 from medianode import clock
 from medianode.auth import Door, Means, Permission, ReadGrant, allows, stream_name
 from medianode.control import tokens
-from medianode.control.broadcasts import Broadcasts
+from medianode.control.broadcasts import Broadcasts, restricted
 from medianode.control.cache import Cache
 from medianode.control.credentials import Credentials
-from medianode.control.playback import SignedViews, check_enabled
+from medianode.control.playback import SignedViews, check_enabled, check_still
 from medianode.control.projects import Projects
 from medianode.errors import Forbidden, NotFound, Unauthorized
 from medianode.media.names import room_name, shown
@@ -55,7 +55,10 @@ class Viewing:
         if not secret:
             raise Unauthorized(f"room {canonical}: viewing needs a token", code="token-missing")
         self._credentials.check(source)
-        signed = None if broadcast is None else await self._signed.grant(project, broadcast, secret, source)
+        signed = None
+        if broadcast is not None:
+            among = [playback.id for playback in broadcast.playback_ids if not restricted(playback)]
+            signed = await self._signed.grant(project, canonical, among, secret, source, asked=f"room {canonical}")
         return signed or await self.by_secret(project, canonical, secret, source)
 
     async def by_secret(self, project: Project, room: str, secret: str, source: str) -> ReadGrant:
@@ -80,9 +83,7 @@ class Viewing:
             check_enabled(broadcast)
         if grant.means is Means.PLAYBACK:
             known = None if broadcast is None else broadcast.playback_id(grant.playback_id)
-            signed = not grant.key_id or await self._broadcasts.signing_key(grant.key_id) is not None
-            if known is None or not signed or (known.access_policy != "public" and not grant.key_id):
-                raise Unauthorized(f"playback id {grant.playback_id} is no longer open to this viewer", code="viewing-changed")
+            await check_still(self._broadcasts, grant, None if known is None else known.access_policy)
             return
         if grant.means is Means.PUBLIC and broadcast is not None and not broadcast.open:
             raise Unauthorized(f"room {grant.room}: viewing needs a token", code="token-missing")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,6 @@ WINDOW = 300.0
 """Seconds that the rate is a mean over: several files of a minute each."""
 LEAST = 20.0
 """Below this there is no rate to speak of."""
-STEP = 5.0
-"""Seconds between two points that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +37,11 @@ class WriteRates:
         bus.subscribe(RecordingEnded, self._ended)
 
     @property
-    def open_files(self) -> Mapping[Path, int]:
-        """Nothing is known of their sizes here."""
-        return {running.path: 0 for running in self.running.values() if running.path is not None}
+    def open_files(self) -> Sequence[Path]:
+        return [running.path for running in self.running.values() if running.path is not None]
 
     def sample(self, now: float, sizes: Mapping[Path, int]) -> None:
         """`sizes`: of the open files, bytes."""
-        if self._points and now - self._points[-1][0] < STEP:
-            return
         self._points.append((now, self.closed + self.open_bytes(sizes)))
         while len(self._points) > 2 and now - self._points[0][0] > WINDOW:
             self._points.popleft()

@@ -55,7 +55,7 @@ class KeptFile:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a project has on a node below one root. `oldest`: wallclock of the first sample kept."""
+    """What a project has on a node. `oldest`: wallclock of the first sample kept."""
 
     project_id: str
     files: int
@@ -104,9 +104,10 @@ async def lock(tx: Transaction, file_ids: Sequence[int]) -> Sequence[KeptFile]:
     return [_kept(row) for row in await tx.all(_joined().where(*where).order_by(_files.c.started_at, _files.c.id))]
 
 
-async def usage(tx: Transaction, node_id: str, root: str = "") -> Sequence[Usage]:
-    """By project, of what is on this node's disk (pinned ones too); `root`: below this directory."""
-    where = [_files.c.state == "closed", _recordings.c.node_id == node_id, *([_below(root)] if root else [])]
+async def usage(tx: Transaction, node_id: str, project_id: str | None = None) -> Sequence[Usage]:
+    """By project, of what is on this node's disk (pinned ones too); `project_id`: of this one only."""
+    where = [_files.c.state == "closed", _recordings.c.node_id == node_id]
+    where += [_files.c.project_id == project_id] if project_id is not None else []
     statement = (
         select(
             _files.c.project_id,

@@ -55,11 +55,10 @@ _PLEASE_WAIT = 3600.0
 
 
 class Refused(PeerError):
-    """The service said no, or not now. `code` is ours, `said` the service's. `retry_after`: seconds that it asked for."""
+    """The service said no, or not now. `retry_after`: seconds that it asked for."""
 
-    def __init__(self, message: str, *, code: str, said: str = "", retry_after: float | None = None) -> None:
+    def __init__(self, message: str, *, code: str, retry_after: float | None = None) -> None:
         super().__init__(message, code=code)
-        self.said = said
         self.retry_after = retry_after
 
 
@@ -80,7 +79,7 @@ def refusal(said: str, told: str, status: int, headers: Mapping[str, Any], now: 
         words += f" (the bucket's region is {region})"
     own = _clean(told) if said not in _CODES else ""
     message = f"{words}: {status} {_clean(said) if said != str(status) else ''}".rstrip() + (f", {own!r}" if own else "")
-    return Refused(message, code=code, said=said, retry_after=_seconds(str(headers.get("retry-after", ""))))
+    return Refused(message, code=code, retry_after=_seconds(str(headers.get("retry-after", ""))))
 
 
 def _clean(text: str) -> str:

@@ -36,6 +36,8 @@ LOOKUP = 10.0
 ORPHANS = 100
 PARTS = 10_000
 """Of one upload, at most (Amazon S3 quotas)."""
+PRESIGNED = 3600
+"""Seconds that a presigned URL is good for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +83,9 @@ class Bucket:
         """The key of what has this name, below the prefix."""
         return f"{self.prefix}/{name}" if self.prefix else name
 
-
-def public_url(storage: Mapping[str, Any], key: str) -> str:
-    """Where the public finds it: at the CDN, or in the bucket, which the operator must have opened."""
-    bucket = Bucket.of(storage)
-    return f"{bucket.cdn_url or bucket.base}/{quote(key, safe='/-_.~')}"
+    def public_url(self, key: str) -> str:
+        """Where the public finds it: at the CDN, or in the bucket, which the operator must have opened."""
+        return f"{self.cdn_url or self.base}/{quote(key, safe='/-_.~')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +99,10 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What the service acknowledged. Digests hexadecimal, ours, of the bytes that were sent."""
+    """What the service acknowledged. `sha256`: hexadecimal, ours, of the bytes that were sent."""
 
     etag: str
     sha256: str
-    md5: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,12 +232,10 @@ class Objects:
             if e.code != "no-such-object":
                 raise
 
-    async def presigned(self, storage: Mapping[str, Any], key: str, seconds: int = 3600) -> str:
-        """A URL that gives this object to whoever holds it, for so long (a week at most). Nothing is asked of the service."""
-        bucket = Bucket.of(storage)
+    async def presigned(self, bucket: Bucket, key: str) -> str:
+        """A URL that gives this object to whoever holds it, for PRESIGNED seconds. Nothing is asked of the service."""
         asked = {"Bucket": bucket.name, "Key": key}
-        lasting = min(max(seconds, 1), 604_800)
-        return str(await self._do(bucket, lambda s3: s3.generate_presigned_url("get_object", Params=asked, ExpiresIn=lasting)))
+        return str(await self._do(bucket, lambda s3: s3.generate_presigned_url("get_object", Params=asked, ExpiresIn=PRESIGNED)))
 
     async def _do(self, bucket: Bucket, call: Callable[[Any], T]) -> T:
         """In a thread of its own, whose end is not waited for where the caller gives up: its connection is shut instead."""
@@ -378,7 +375,7 @@ def _sent(operation: Callable[..., Any], bucket: Bucket, key: str, data: bytes, 
     answer = operation(
         Bucket=bucket.name, Key=key, Body=data, ContentMD5=_base64(md5), ChecksumSHA256=_base64(sha256), ContentLength=len(data), **more
     )
-    return Sent(_etag(_text(answer, "ETag")), sha256.hex(), md5.hex())
+    return Sent(_etag(_text(answer, "ETag")), sha256.hex())
 
 
 def _text(answer: Mapping[str, Any], name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from sqlalchemy import insert, select, update
@@ -28,7 +27,7 @@ class Pull:
     since: float = 0.0
 
 
-async def all_pulls(tx: Transaction) -> Mapping[str, Pull]:
+async def all_pulls(tx: Transaction) -> dict[str, Pull]:
     """By ingress. Those of a node that is gone are nobody's."""
     columns = [column for column in _table.columns if column.name != "node_id"]
     alive = _table.outerjoin(schema.nodes, schema.nodes.c.id == _table.c.node_id)

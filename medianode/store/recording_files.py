@@ -7,17 +7,20 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, RowMapping, case, delete, func, insert, null, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, Select, case, delete, func, insert, null, or_, select, update
 
-from medianode.store import schema
+from medianode.store import recordings, schema
 from medianode.store.database import Transaction, storable
+from medianode.store.kept_files import KeptFile
 
 _table = schema.recording_files
 LONGEST = 7200.0
 """Seconds that no file is longer than: `recording.file_duration` is at most an hour, and a key frame is then waited for."""
 PAGE = 500
 """Rows read at a time by those who read very many: between two pages the loop gets on with other things."""
-_LIGHT = [column for column in _table.columns if column.name != "parts"]
+LIGHT = [column for column in _table.columns if column.name != "parts"]
+"""The index is most of a row."""
+_end = _table.c.started_at + _table.c.duration / 1_000_000.0
 _PLAYED = ("recording_id", "sequence", "name", "state", "started_at", "start", "duration", "nbytes", "init_bytes", "gap", "remote_key")
 
 
@@ -51,12 +54,17 @@ class RecordingFile:
 
 async def put(tx: Transaction, file: RecordingFile) -> None:
     """In place of what is known of this file (by recording and sequence); its `id` is kept, and where it is uploaded to."""
-    values = {name: getattr(file, name) for name in _COLUMNS}
-    values["tracks"] = [dict(track) for track in file.tracks]
+    values = _values(file)
     where = (_table.c.recording_id == file.recording_id, _table.c.sequence == file.sequence)
     known = {name: value for name, value in values.items() if name not in _OF_UPLOAD}
     if not await tx.change(update(_table).where(*where).values(**known)):
         await tx.change(insert(_table).values(**values))
+
+
+async def insert_all(tx: Transaction, files: Collection[RecordingFile]) -> None:
+    """Of a recording of which no file is known: a month's at once, while others wait to write."""
+    if files:
+        await tx.many(insert(_table), [_values(file) for file in files])
 
 
 async def change(tx: Transaction, file_id: int, **values: Any) -> bool:
@@ -68,9 +76,18 @@ async def remove(tx: Transaction, file_id: int) -> bool:
     return await tx.change(delete(_table).where(_table.c.id == file_id)) > 0
 
 
+async def take_away(tx: Transaction, file: RecordingFile | KeptFile, gap: str) -> None:
+    """It is on the disk no more. Of one that is in no bucket nothing is left, and the timeline breaks behind it: `gap` says why."""
+    if file.remote_key:
+        await change(tx, file.id, state="gone")
+    else:
+        await remove(tx, file.id)
+        await break_behind(tx, file.recording_id, file.sequence, gap)
+
+
 async def find(tx: Transaction, file_id: int) -> RecordingFile | None:
     row = await tx.first(select(_table).where(_table.c.id == file_id))
-    return None if row is None else _file(row)
+    return None if row is None else of_row(row)
 
 
 async def of_recording(
@@ -82,8 +99,8 @@ async def of_recording(
     sequence: int | None = None,
     parts: bool = True,
 ) -> Sequence[RecordingFile]:
-    """In order. `since`, `until`: only files with anything between these instants (wallclock). `sequence`: only that one. `parts`: with
-    their packed index."""
+    """In order, read in pages. `since`, `until`: only files with anything between these instants (wallclock). `sequence`: only that one.
+    `parts`: with their packed index."""
     if not storable(recording_id):
         return []
     c = _table.c
@@ -91,16 +108,21 @@ async def of_recording(
     where += [c.sequence == sequence] if sequence is not None else []
     where += [c.started_at < until] if until is not None else []
     # how long an open one is by now stands nowhere
-    where += [(c.state == "open") | (c.started_at + c.duration / 1_000_000.0 > since)] if since is not None else []
-    columns = list(_table.columns) if parts else _LIGHT
-    return [_file(row) for row in await tx.all(select(*columns).where(*where).order_by(c.sequence))]
+    where += [(c.state == "open") | (_end > since)] if since is not None else []
+    return await _in_pages(tx, select(*(_table.columns if parts else LIGHT)).where(*where))
+
+
+async def in_bucket(tx: Transaction, recording_id: str) -> Sequence[RecordingFile]:
+    """Those of a recording that are there, in order; of those that are nowhere else with their packed index."""
+    index = case((_table.c.state == "gone", _table.c.parts)).label("parts")
+    return await _in_pages(tx, select(*LIGHT, index).where(_table.c.recording_id == recording_id, _table.c.remote_key != ""))
 
 
 async def first(tx: Transaction, recording_id: str) -> RecordingFile | None:
     """Without its index: what tells the tracks of them all."""
     c = _table.c
-    row = await tx.first(select(*_LIGHT).where(c.recording_id == recording_id).order_by(c.sequence).limit(1))
-    return None if row is None else _file(row)
+    row = await tx.first(select(*LIGHT).where(c.recording_id == recording_id).order_by(c.sequence).limit(1))
+    return None if row is None else of_row(row)
 
 
 class Played(NamedTuple):
@@ -129,7 +151,7 @@ async def played(
     between = [c.started_at < until] if until is not None else []
     if since is not None:
         # the first of the two is what an index can do
-        between += [c.started_at >= since - LONGEST, (c.state == "open") | (c.started_at + c.duration / 1_000_000.0 > since)]
+        between += [c.started_at >= since - LONGEST, (c.state == "open") | (_end > since)]
     columns = [*(c[name] for name in _PLAYED), c.parts if parts else null()]
     statement = select(*columns).where(*between).order_by(c.recording_id, c.started_at, c.sequence).limit(PAGE)
     waiting, found, last = list(recording_ids), list[Played](), None
@@ -147,33 +169,12 @@ async def played(
     return sorted(found[:most], key=lambda file: (file.recording_id, file.sequence))
 
 
-async def of_room(
-    tx: Transaction, project_id: str, room: str, since: float, until: float, *, limit: int, parts: bool = False
-) -> Sequence[RecordingFile]:
-    """Of all recordings of a room, with anything between these instants (wallclock), in the order of their beginnings; also those that are
-    only in a bucket (`gone`). The first `limit`."""
-    c, owner = _table.c, schema.recordings.c
-    where = [
-        owner.project_id == project_id,
-        owner.room == room,
-        owner.started_at < until,
-        (owner.ended_at.is_(None)) | (owner.ended_at > since),
-    ]
-    where += [c.started_at < until, c.started_at >= since - LONGEST]
-    where.append((c.state == "open") | (c.started_at + c.duration / 1_000_000.0 > since))
-    columns = list(_table.columns) if parts else _LIGHT
-    joined = select(*columns).join_from(_table, schema.recordings, c.recording_id == owner.id).where(*where)
-    return [_file(row) for row in await tx.all(joined.order_by(c.started_at, c.id).limit(limit))]
-
-
-async def counts(tx: Transaction, recording_ids: Collection[str]) -> Mapping[str, tuple[int, int]]:
-    """By recording: how many files of it are here, and their bytes. Those without any are not in it."""
-    c = _table.c
-    where = (c.recording_id.in_(list(recording_ids)), c.state != "gone")
-    statement = (
-        select(c.recording_id, func.count().label("files"), func.sum(c.nbytes).label("nbytes")).where(*where).group_by(c.recording_id)
-    )
-    return {row["recording_id"]: (int(row["files"]), int(row["nbytes"] or 0)) for row in await tx.all(statement)}
+async def count(tx: Transaction, recording_id: str) -> tuple[int, int]:
+    """How many files of it are here, and their bytes."""
+    where = (_table.c.recording_id == recording_id, _table.c.state != "gone")
+    row = await tx.first(select(func.count().label("files"), func.sum(_table.c.nbytes).label("nbytes")).where(*where))
+    assert row is not None
+    return int(row["files"]), int(row["nbytes"] or 0)
 
 
 class Left(NamedTuple):
@@ -208,6 +209,7 @@ class Edge(NamedTuple):
     `last_until`: the end of the last, which is still open where `last_state` is. `here_from`: before it is in a bucket only (None: all)."""
 
     recording_id: str
+    identity: str
     first_at: float
     last_until: float
     last_state: str
@@ -223,39 +225,37 @@ class Break(NamedTuple):
     before: float | None
 
 
-async def edges(tx: Transaction, project_id: str, room: str, since: float, until: float) -> Sequence[Edge]:
-    """Of the recordings of a room with anything between these instants, by their beginnings."""
+async def edges(tx: Transaction, project_id: str, room: str, since: float, until: float, limit: int) -> Sequence[Edge]:
+    """Of the recordings of a room with anything between these instants, by their beginnings. The first `limit`."""
     c, owner = _table.c, schema.recordings.c
-    end = c.started_at + c.duration / 1_000_000.0
     mine = (c.recording_id == owner.id, c.started_at < until)
-    inside = select(func.max(c.started_at)).where(*mine, c.started_at <= since, (c.state == "open") | (end > since)).scalar_subquery()
+    inside = select(func.max(c.started_at)).where(*mine, c.started_at <= since, (c.state == "open") | (_end > since)).scalar_subquery()
     behind = select(func.min(c.started_at)).where(*mine, c.started_at > since).scalar_subquery()
     last = select(c.started_at).where(*mine).order_by(c.started_at.desc()).limit(1)
-    found = (
-        select(owner.id.label("recording_id"), func.coalesce(inside, behind).label("first_at"), last.scalar_subquery().label("last_at"))
-        .where(owner.project_id == project_id, owner.room == room, owner.started_at < until)
-        .where((owner.ended_at.is_(None)) | (owner.ended_at > since))
-        .subquery()
-    )
+    edge = (func.coalesce(inside, behind).label("first_at"), last.scalar_subquery().label("last_at"))
+    of_room = (owner.project_id == project_id, owner.room == room, *recordings.between(since, until))
+    found = select(owner.id.label("recording_id"), owner.identity, *edge).where(*of_room).subquery()
     kept = _table.alias()
     here = select(func.min(kept.c.started_at)).where(kept.c.recording_id == found.c.recording_id, kept.c.state != "gone").scalar_subquery()
     f = found.c
     statement = (
-        select(f.recording_id, f.first_at, end.label("last_until"), c.state.label("last_state"), here.label("here_from"))
-        .join_from(found, _table, (c.recording_id == found.c.recording_id) & (c.started_at == found.c.last_at))
-        .where(found.c.first_at.is_not(None))
-        .order_by(found.c.first_at, found.c.recording_id)
+        select(f.recording_id, f.identity, f.first_at, _end.label("last_until"), c.state.label("last_state"), here.label("here_from"))
+        .join_from(found, _table, (c.recording_id == f.recording_id) & (c.started_at == f.last_at))
+        .where(f.first_at.is_not(None))
+        .order_by(f.first_at, f.recording_id)
+        .limit(limit)
     )
     return [Edge(**row) for row in await tx.all(statement)]
 
 
-async def breaks(tx: Transaction, recording_ids: Collection[str], since: float, until: float, limit: int) -> Sequence[Break]:
-    """Of files begun between these instants, by recording and time. The first `limit`."""
-    c, other = _table.c, _table.alias()
+async def breaks(tx: Transaction, project_id: str, room: str, since: float, until: float, limit: int) -> Sequence[Break]:
+    """Of a room's files begun between these instants, by recording and time. The first `limit`."""
+    c, owner, other = _table.c, schema.recordings.c, _table.alias()
     end = other.c.started_at + other.c.duration / 1_000_000.0
     earlier = (other.c.recording_id == c.recording_id, other.c.started_at < c.started_at)
     before = select(end).where(*earlier).order_by(other.c.started_at.desc()).limit(1).scalar_subquery()
-    where = (c.recording_id.in_(list(recording_ids)), c.gap != "", c.started_at > since, c.started_at < until)
+    of_room = select(owner.id).where(owner.project_id == project_id, owner.room == room, *recordings.between(since, until))
+    where = (c.recording_id.in_(of_room), c.gap != "", c.started_at > since, c.started_at < until)
     statement = select(c.recording_id, c.started_at, c.gap, before.label("before")).where(*where)
     return [Break(**row) for row in await tx.all(statement.order_by(c.recording_id, c.started_at).limit(limit))]
 
@@ -274,8 +274,8 @@ async def break_behind(tx: Transaction, recording_id: str, sequence: int, gap: s
 async def totals(tx: Transaction, recording_id: str) -> tuple[int, int, float | None]:
     """Of its closed files: microseconds, bytes, and the end of the last (wallclock)."""
     c = _table.c
-    ends = func.max(c.started_at + c.duration / 1_000_000.0)
-    statement = select(func.sum(c.duration).label("duration"), func.sum(c.nbytes).label("nbytes"), ends.label("ended_at"))
+    ends = func.max(_end).label("ended_at")
+    statement = select(func.sum(c.duration).label("duration"), func.sum(c.nbytes).label("nbytes"), ends)
     row = await tx.first(statement.where(c.recording_id == recording_id, c.state != "open"))
     assert row is not None
     return int(row["duration"] or 0), int(row["nbytes"] or 0), row["ended_at"]
@@ -292,7 +292,23 @@ async def names(tx: Transaction, recording_id: str) -> Mapping[str, tuple[int, s
     return {row["name"]: (int(row["id"]), str(row["state"])) for row in rows}
 
 
-def _file(row: RowMapping) -> RecordingFile:
+async def _in_pages(tx: Transaction, statement: Select[Any]) -> Sequence[RecordingFile]:
+    """Of one recording, in order."""
+    found: list[RecordingFile] = []
+    statement = statement.order_by(_table.c.sequence).limit(PAGE)
+    while True:
+        page = await tx.all(statement.where(_table.c.sequence > found[-1].sequence) if found else statement)
+        found += map(of_row, page)
+        if len(page) < PAGE:
+            return found
+
+
+def _values(file: RecordingFile) -> dict[str, Any]:
+    values = {name: getattr(file, name) for name in _COLUMNS}
+    return values | {"tracks": [dict(track) for track in file.tracks]}
+
+
+def of_row(row: RowMapping) -> RecordingFile:
     return RecordingFile(**{**row, "tracks": tuple(row["tracks"])})
 
 

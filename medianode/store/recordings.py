@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, delete, func, insert, select, update
 
 from medianode.store import schema
 from medianode.store.database import Transaction, storable
@@ -50,13 +50,23 @@ class Recording:
     remote_url: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What is left as it is chooses all. `room` is canonical. `since`, `until`: with anything between these instants (wallclock)."""
+
+    room: str = ""
+    state: str = ""
+    reason: str = ""
+    since: float | None = None
+    until: float | None = None
+
+
+ALL = Choice()
+
+
 async def insert_recording(tx: Transaction, recording: Recording) -> None:
-    await tx.change(insert(_table).values(id=recording.id, **_values(recording)))
-
-
-async def replace(tx: Transaction, recording: Recording) -> bool:
-    """Write all fields anew. False if there is no such recording any more."""
-    return await tx.change(update(_table).where(_table.c.id == recording.id).values(**_values(recording))) > 0
+    values = {column.name: getattr(recording, column.name) for column in _table.columns}
+    await tx.change(insert(_table).values(**values | {"labels": dict(recording.labels)}))
 
 
 async def change(tx: Transaction, recording_id: str, **values: Any) -> bool:
@@ -75,7 +85,7 @@ async def find(tx: Transaction, recording_id: str, *, lock: bool = False) -> Rec
         return None
     statement = select(_table).where(_table.c.id == recording_id)
     row = await tx.first(statement.with_for_update() if lock else statement)
-    return None if row is None else _recording(row)
+    return None if row is None else Recording(**row)
 
 
 async def lock(tx: Transaction, recording_ids: Collection[str]) -> None:
@@ -87,17 +97,7 @@ async def find_by_playback_id(tx: Transaction, playback_id: str) -> Recording | 
     if not storable(playback_id):
         return None
     row = await tx.first(select(_table).where(_table.c.playback_id == playback_id))
-    return None if row is None else _recording(row)
-
-
-async def of_ingress(tx: Transaction, ingress_id: str) -> Sequence[Recording]:
-    """Oldest first."""
-    return await _all(tx, _table.c.ingress_id == ingress_id)
-
-
-async def of_project(tx: Transaction, project_id: str) -> Sequence[Recording]:
-    """Oldest first."""
-    return await _all(tx, _table.c.project_id == project_id)
+    return None if row is None else Recording(**row)
 
 
 async def open_on(tx: Transaction, node_id: str) -> Sequence[Recording]:
@@ -109,53 +109,36 @@ async def ended_on(tx: Transaction, node_id: str, *, after: str, limit: int) -> 
     """Those of this node that nobody writes to, by id, from behind `after` on."""
     c = _table.c
     where = (c.node_id == node_id, c.state != "recording", c.id > after)
-    return [_recording(row) for row in await tx.all(select(_table).where(*where).order_by(c.id).limit(limit))]
+    return [Recording(**row) for row in await tx.all(select(_table).where(*where).order_by(c.id).limit(limit))]
 
 
 async def overlapping(tx: Transaction, project_id: str, room: str, since: float, until: float) -> Sequence[Recording]:
     """Of a room (all publishers in it), with anything between these instants (wallclock), oldest first."""
+    return await _all(tx, _table.c.project_id == project_id, _table.c.room == room, *between(since, until))
+
+
+def between(since: float | None, until: float | None) -> list[ColumnElement[bool]]:
+    """Anything of it lies between these instants (wallclock)."""
     c = _table.c
-    return await _all(tx, c.project_id == project_id, c.room == room, c.started_at < until, (c.ended_at.is_(None)) | (c.ended_at > since))
+    where: list[ColumnElement[bool]] = [c.started_at < until] if until is not None else []
+    return where if since is None else [*where, c.ended_at.is_(None) | (c.ended_at > since)]
 
 
 async def page(
-    tx: Transaction,
-    project_id: str | None,
-    *,
-    room: str | None = None,
-    state: str | None = None,
-    reason: str | None = None,
-    since: float | None = None,
-    until: float | None = None,
-    limit: int,
-    offset: int = 0,
+    tx: Transaction, project_id: str | None, choice: Choice = ALL, *, limit: int, offset: int = 0
 ) -> tuple[Sequence[Recording], int]:
-    """Newest first, and how many there are in all. `since`, `until`: only those with anything between these instants (wallclock)."""
+    """Newest first, and how many there are in all. `project_id` None: of all projects."""
     c = _table.c
-    where = [c.project_id == project_id] if project_id is not None else []
-    where += [c.room == room] if room is not None else []
-    where += [c.state == state] if state is not None else []
-    where += [c.reason == reason] if reason is not None else []
-    where += [c.started_at < until] if until is not None else []
-    where += [(c.ended_at.is_(None)) | (c.ended_at > since)] if since is not None else []
+    where = between(choice.since, choice.until)
+    where += [c.project_id == project_id] if project_id is not None else []
+    where += [c.room == choice.room] if choice.room else []
+    where += [c.state == choice.state] if choice.state else []
+    where += [c.reason == choice.reason] if choice.reason else []
     rows = await tx.all(select(_table).where(*where).order_by(c.started_at.desc(), c.id.desc()).limit(limit).offset(offset))
     total = await tx.scalar(select(func.count()).select_from(_table).where(*where))
-    return [_recording(row) for row in rows], int(total or 0)
+    return [Recording(**row) for row in rows], int(total or 0)
 
 
 async def _all(tx: Transaction, *where: ColumnElement[bool]) -> Sequence[Recording]:
     rows = await tx.all(select(_table).where(*where).order_by(_table.c.started_at, _table.c.id))
-    return [_recording(row) for row in rows]
-
-
-def _values(recording: Recording) -> dict[str, Any]:
-    values = {name: getattr(recording, name) for name in _COLUMNS}
-    values["labels"] = dict(recording.labels)
-    return values
-
-
-def _recording(row: RowMapping) -> Recording:
-    return Recording(**row)
-
-
-_COLUMNS = [column.name for column in _table.columns if column.name != "id"]
+    return [Recording(**row) for row in rows]

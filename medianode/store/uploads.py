@@ -49,7 +49,7 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """Of a project on a node: `files` and their `nbytes` that wait or are on their way; the `oldest` since when (wallclock)."""
+    """Of a project: `files` and their `nbytes` that wait or are on their way; the `oldest` since when (wallclock)."""
 
     files: int
     nbytes: int
@@ -96,16 +96,15 @@ async def unlisted(tx: Transaction, node_id: str, limit: int, recording_id: str 
     """Closed files of recordings that are to be uploaded from this node, for which there is no upload yet. Without their parts."""
     where = [_recordings.c.node_id == node_id, _recordings.c.upload_state.in_(WAITING)]
     where += [_recordings.c.id == recording_id] if recording_id is not None else []
-    columns = [column for column in _files.columns if column.name != "parts"]
     statement: Select[Any] = (
-        select(*columns)
+        select(*recording_files.LIGHT)
         .join_from(_files, _recordings, _files.c.recording_id == _recordings.c.id)
         .outerjoin(_table, _table.c.file_id == _files.c.id)
         .where(*where, _files.c.state == "closed", _files.c.uploaded_at.is_(None), _table.c.file_id.is_(None))
         .order_by(_files.c.id)
         .limit(limit)
     )
-    return [RecordingFile(**{**row, "tracks": tuple(row["tracks"])}) for row in await tx.all(statement)]
+    return [recording_files.of_row(row) for row in await tx.all(statement)]
 
 
 async def any_left(tx: Transaction, node_id: str) -> bool:
@@ -122,13 +121,11 @@ async def complete(tx: Transaction, node_id: str, limit: int) -> Sequence[tuple[
     return [(row["id"], row["project_id"]) for row in rows]
 
 
-async def queue(tx: Transaction, project_id: str, node_id: str | None = None) -> Queue:
-    where = [_table.c.project_id == project_id]
-    where += [_table.c.node_id == node_id] if node_id is not None else []
+async def queue(tx: Transaction, project_id: str) -> Queue:
     statement = (
         select(func.count().label("files"), func.sum(_files.c.nbytes).label("nbytes"), func.min(_table.c.created_at).label("oldest"))
         .join_from(_table, _files, _table.c.file_id == _files.c.id)
-        .where(*where)
+        .where(_table.c.project_id == project_id)
     )
     row = await tx.first(statement)
     assert row is not None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -14,8 +12,9 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession
-from harness import H264_AAC, ffmpeg, ffmpeg_process, moving_picture, running, until
+from harness import H264_AAC, ffmpeg_process, moving_picture, plays, running, until
 from harness.buckets import KEY, BucketService, Wire, bucket_service, make_bucket, objects
+from soak.program import environment, serving
 
 from medianode import clock
 from medianode.control import retention, upload_transfer, uploads
@@ -67,8 +66,7 @@ async def test_a_recording_plays_from_the_bucket(service: BucketService, tmp_pat
                 await asyncio.sleep(0.1)
                 found = await fetched(http, f"{RECORDINGS}/{found['id']}")
         assert found["upload"]["url"].startswith(service.public("plays") + "/media/live/")
-        played = await ffmpeg("-i", found["upload"]["url"], "-f", "null", "-")
-        assert (played.code, played.output) == (0, "")
+        await plays(found["upload"]["url"])
         assert (await fetched(http, "/api/v1/projects/live/uploads"))["state"] == "idle"
         assert all(file["uploaded"] for file in found["files"])
         words = [event["type"] for event in await fetched(http, "/api/v1/events?limit=50&types=recording.*")]
@@ -84,7 +82,7 @@ async def test_a_recording_plays_from_the_bucket(service: BucketService, tmp_pat
         assert {file["state"] for file in found["files"]} == {"gone"}
         async with http.get(found["files"][0]["url"], allow_redirects=False) as response:
             assert (response.status, "X-Amz-Signature=" in response.headers["Location"]) == (302, True)
-        assert (await ffmpeg("-i", found["urls"]["hls"], "-f", "null", "-")).code == 0
+        await plays(found["urls"]["hls"])
 
         # and deleted, it is gone from the bucket too
         bucket = Bucket.of(service.storage("plays", prefix="media"))
@@ -155,14 +153,19 @@ async def put_recording(db: Database, node_id: str, directory: Path, sizes: list
 
 
 @asynccontextmanager
-async def house(tmp_path: Path, sizes: list[int], storage: dict[str, Any]) -> AsyncIterator[House]:
-    bus = Bus()
-    async with open_database("", tmp_path, environ={}) as db:
-        await first_start(db, tmp_path)
-        project_id = await put_recording(db, "node", tmp_path / REC, sizes, storage)
-        engine = Uploads(db, bus, objects(), "node", bound=2)
-        async with background(engine.serve()):
-            yield House(db, bus, engine, tmp_path / REC, project_id)
+async def idle_house(data_dir: Path, directory: Path, sizes: list[int], storage: dict[str, Any]) -> AsyncIterator[House]:
+    """Its uploads do not run."""
+    bus, node_id = Bus(), open_node_id(data_dir)
+    async with open_database("", data_dir, environ={}) as db:
+        await first_start(db, data_dir)
+        project_id = await put_recording(db, node_id, directory, sizes, storage)
+        yield House(db, bus, Uploads(db, bus, objects(), node_id, bound=2), directory, project_id)
+
+
+@asynccontextmanager
+async def house(data_dir: Path, sizes: list[int], storage: dict[str, Any]) -> AsyncIterator[House]:
+    async with idle_house(data_dir, data_dir / REC, sizes, storage) as here, background(here.uploads.serve()):
+        yield here
 
 
 async def same(bucket: Bucket, directory: Path) -> bool:
@@ -238,7 +241,7 @@ async def test_a_wire_that_breaks_and_spoils(service: BucketService, tmp_path: P
         sent = [line.decode().partition("partNumber=")[2][0] for line in wire.requests if line.startswith(b"PUT") and b"partNumber" in line]
         assert (sent.count("1"), sent.count("2"), sent.count("4")) == (1, 1, 1)
         assert sent.count("3") in (2, 3)  # spoilt, its answer lost, and again only if the service had not kept it
-        assert [line for line in wire.requests if b"?uploads" in line and line.startswith(b"POST")].__len__() == 1
+        assert sum(b"?uploads" in line and line.startswith(b"POST") for line in wire.requests) == 1
 
 
 @pytest.mark.usefixtures("quick")
@@ -264,19 +267,13 @@ async def test_a_file_that_is_another_now_begins_anew(service: BucketService, tm
     key = f"live/live-studio/{REC}/000001.mp4"
     old, orphan = await objects().create_upload(bucket, key), await objects().create_upload(bucket, key)
     sent = await objects().send_part(bucket, key, old, 1, b"x" * 256 * 1024)
-    bus = Bus()
-    async with open_database("", tmp_path, environ={}) as db:
-        await first_start(db, tmp_path)
-        project_id = await put_recording(db, "node", tmp_path / REC, [MIB], service.storage("anew"))
-        async with db.write() as tx:
+    async with idle_house(tmp_path, tmp_path / REC, [MIB], service.storage("anew")) as here:
+        async with here.db.write() as tx:
             (file,) = await recording_files.of_recording(tx, REC)
-            left = table.Upload(
-                file_id=file.id, project_id=project_id, node_id="node", bucket="anew", key=key, upload_id=old, created_at=1.0
-            )
-            await table.add(tx, replace(left, parts=[table.PartSent(1, sent.etag, sent.sha256)]))
-        engine = Uploads(db, bus, objects(), "node", bound=2)
-        async with background(engine.serve()):
-            here = House(db, bus, engine, tmp_path / REC, project_id)
+            left = table.Upload(file_id=file.id, project_id=here.project_id, node_id=open_node_id(tmp_path), created_at=1.0)
+            parts = [table.PartSent(1, sent.etag, sent.sha256)]
+            await table.add(tx, replace(left, bucket="anew", key=key, upload_id=old, parts=parts))
+        async with background(here.uploads.serve()):
             await here.until("done")
     assert await same(bucket, tmp_path / REC)
     assert await objects().uploads(bucket, key) == [], (old, orphan)
@@ -285,36 +282,30 @@ async def test_a_file_that_is_another_now_begins_anew(service: BucketService, tm
 async def test_sigkill_in_the_middle_of_a_multipart_upload(service: BucketService, tmp_path: Path) -> None:
     """The whole daemon; each part is sent once, but for the one that was on its way."""
     bucket = await make_bucket(service.storage("killed"))
+    data = tmp_path / "data"
+    data.mkdir()
+    directory = data / "recordings" / "live" / "live-studio" / REC
+    environ = environment(data, OUTBOUND__ALLOW="127.0.0.0/8")
+    slow = {**environ, "MEDIANODE__RECORDING__UPLOAD_BITRATE": "160000000"}  # a part each 0.4 s
     async with Wire(service.port).open() as wire:
-        async with open_database("", tmp_path, environ={}) as db:
-            await first_start(db, tmp_path)
-            directory = tmp_path / "recordings" / "live" / "live-studio" / REC
-            storage = service.storage("killed", endpoint=f"http://127.0.0.1:{wire.port}")
-            project_id = await put_recording(db, open_node_id(tmp_path), directory, [28 * MIB], storage)
-            here = House(db, Bus(), Uploads(db, Bus(), objects(), "", bound=1), directory, project_id)
+        storage = service.storage("killed", endpoint=f"http://127.0.0.1:{wire.port}")
+        async with idle_house(data, directory, [28 * MIB], storage) as here:
 
             async def parts() -> int:
-                async with db.read() as tx:
+                async with here.db.read() as tx:
                     found = [upload for _, upload in await table.of_recording(tx, REC)]
                 return len(found[0].parts) if found else 0
 
-            daemon = start(tmp_path, bitrate=160_000_000)  # a part each 0.4 s
-            try:
+            async with serving(data, slow) as node:
                 async with asyncio.timeout(20):
                     while await parts() < 1:
                         await asyncio.sleep(0.02)
                 await asyncio.sleep(0.2)
-            finally:
-                daemon.kill()
-                daemon.wait()
+                await node.kill()
             before = await parts()
             assert 1 <= before < 4
-            daemon = start(tmp_path, bitrate=0)
-            try:
+            async with serving(data, environ):
                 await here.until("done")
-            finally:
-                daemon.terminate()
-                daemon.wait(20)
         puts = [line for line in wire.requests if b"partNumber=" in line]
         counts = {number: sum(b"partNumber=%d" % number in line for line in puts) for number in (1, 2, 3, 4)}
         # that which was on its way is sent again, but where the service had it whole before its answer was read
@@ -335,12 +326,3 @@ async def test_clocks_that_differ(service: BucketService, monkeypatch: pytest.Mo
     assert raised.value.code == "clock-skew"
     assert "this node's clock is 7" in raised.value.message
     assert "s ahead of the service's: set it right" in raised.value.message
-
-
-def start(data_dir: Path, *, bitrate: int) -> subprocess.Popen[bytes]:
-    listening = {f"MEDIANODE__{door}__LISTEN": "127.0.0.1:0" for door in ("HTTP", "RTMP", "RTC", "SRT")}
-    told = {"MEDIANODE__DATA_DIR": str(data_dir), "MEDIANODE__OUTBOUND__ALLOW": "127.0.0.0/8", "MEDIANODE__RTC__TCP_LISTEN": "127.0.0.1:0"}
-    environ = {**os.environ, **listening, **told, "MEDIANODE__RECORDING__UPLOAD_BITRATE": str(bitrate)}
-    log = (data_dir / "log").open("ab")
-    with log:
-        return subprocess.Popen([sys.executable, "-m", "medianode", "serve"], env=environ, stdout=log, stderr=log)

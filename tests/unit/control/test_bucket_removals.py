@@ -66,8 +66,8 @@ async def house(tmp_path: Path, storage: dict[str, Any] | None = STORAGE) -> Asy
         await first_start(db, tmp_path)
         bus, service, busy = Bus(), Service(), set[str]()
         config = Config(data_dir=str(tmp_path))
-        retention = Retention(db, bus, config.recording, RecordingPlaces(config, db, bus), "n")
-        removals = retention.removals = BucketRemovals(db, bus, service, "n", busy.__contains__)
+        removals = BucketRemovals(db, bus, service, "n", busy.__contains__)
+        retention = Retention(db, bus, config.recording, RecordingPlaces(config, db, bus), "n", removals)
         async with db.write() as tx:
             project = await projects.find(tx, "live")
             assert project is not None

@@ -8,8 +8,9 @@ import pytest
 from harness.recorded import Studio
 
 from medianode.config import Recording as Settings
-from medianode.control import sidecar
+from medianode.control import catalogue, sidecar
 from medianode.control.projects import Projects
+from medianode.errors import InvalidRequest, StorageError
 from medianode.events import Bus
 from medianode.media.packet import Gap
 from medianode.store import recording_files, recordings
@@ -56,9 +57,23 @@ async def test_a_timeline_has_its_gaps(studio: Studio, project: Project) -> None
     assert await timeline(studio, project, 16, 34) == []
     assert await timeline(studio, project, 46, 50) == [(45, 55, "", True)]
     assert await timeline(studio, project, 200, 300) == [(110, None, "", True)], "it goes on, as far as anybody knows"
-    _, files = await studio.catalogue.of_room(project.id, "garage-door", AT + 12, AT + 40)
-    assert [(file.recording_id == film.order.recording_id, file.sequence) for file in files] == [(True, 2), (True, 3)]
-    assert all(file.parts is None for file in files)
+
+
+async def test_a_timeline_of_too_much_is_refused_rather_than_without_its_gaps(
+    studio: Studio, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film = studio.film(project, "garage-door", AT)
+    for _ in range(3):
+        film.roll(2)
+        film._fragmenter.on_gap(Gap("publisher-gap"))
+        film._frames += 20
+    film.stop()
+    await studio.ledger.write()
+    monkeypatch.setattr(catalogue, "MOST_STRETCHES", 3)
+    assert len(await timeline(studio, project, 0, 100)) == 3
+    monkeypatch.setattr(catalogue, "MOST_STRETCHES", 2)
+    with pytest.raises(InvalidRequest, match="less time"):
+        await timeline(studio, project, 0, 100)
 
 
 async def test_what_is_only_in_the_bucket_and_what_was_taken_out_is_told_apart(studio: Studio, project: Project) -> None:
@@ -89,7 +104,25 @@ async def test_a_sidecar_says_what_the_files_do_not_know(studio: Studio, project
     assert (said.recording.pinned, said.recording.title, said.recording.labels) == (True, "evidence", {"case": "7"})
     (file,) = said.files
     assert (file["sequence"], file["parts"], file["sha256"]) == (1, first.parts, b"\x01" * 32)
+    assert first.parts
     for broken in (b"", b"{", b"[]", b'{"version":2}', b'{"version":1,"recording":{"id":1},"files":[]}', b'{"version":1}'):
         (film.order.directory / sidecar.NAME).write_bytes(broken)
         assert sidecar.read(film.order.directory) is None
     await studio.catalogue.note("rec_of_nobody")
+
+
+async def test_a_sidecar_that_cannot_be_written_is_told_and_fails_nobody(
+    studio: Studio, project: Project, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    film = await studio.recorded(project, "garage-door", AT, 5)
+    (film.order.directory / "recording.json.new").mkdir()
+    await studio.catalogue.note(film.order.recording_id)
+    assert f"{film.order.recording_id}: recording.json not written" in caplog.text
+    caplog.clear()
+
+    async def away(*_: object) -> None:
+        raise StorageError("the database is away")
+
+    monkeypatch.setattr(recordings, "find", away)
+    await studio.catalogue.note(film.order.recording_id)
+    assert f"{film.order.recording_id}: recording.json not written: the database is away" in caplog.text

@@ -14,12 +14,13 @@ from medianode.config import Limits
 from medianode.config import Pull as Settings
 from medianode.control.pulls import Pulls
 from medianode.control.sources import PullChange, PullOptions, Sources, masked_source
-from medianode.errors import InvalidRequest
+from medianode.errors import InvalidRequest, StorageError
 from medianode.ingress.pull.order import PullOrder, PullState
 from medianode.outbound import Outbound
 from medianode.routing.demand import Outlook
 from medianode.routing.registry import Registry
 from medianode.store import nodes, outbox
+from medianode.store import pulls as table
 from medianode.store.ingresses import Ingress
 from medianode.store.nodes import Node
 
@@ -202,6 +203,37 @@ async def test_of_two_nodes_that_look_at_once_one_has_it(house: Any, desk: Desk)
     assert sorted([*desk.fetching.orders, *other.fetching.orders]) == sorted(made)
 
 
+@pytest.mark.parametrize("end", ["killed", "database away"])
+async def test_what_a_node_fetches_no_more_may_be_fetched_by_others(house: Any, desk: Desk, monkeypatch: Any, end: str) -> None:
+    await seen(house, "b")
+    other = Desk(house, "b")
+    monkeypatch.setattr(clock, "now", lambda: max(desk.at, other.at))
+    made = await source(house, onDemand=True)
+    where = (made.project_id, made.room)
+    await desk.look()
+    desk.pulls.demand(*where)
+    await desk.look(0.1)
+    await other.look()
+    assert not other.pulls.demand(*where), "the other has it"
+    if end == "killed":
+        desk = Desk(house)
+    else:
+        release = table.release
+
+        async def away(*_: Any) -> None:
+            monkeypatch.setattr(table, "release", release)
+            raise StorageError("away")
+
+        monkeypatch.setattr(table, "release", away)
+        with pytest.raises(StorageError):
+            await desk.look(60.0)
+    await desk.look()
+    await other.look()
+    assert other.pulls.demand(*where)
+    await other.look(0.1)
+    assert made.id in other.fetching.orders
+
+
 async def test_no_node_fetches_more_than_its_bound_and_says_so(house: Any, desk: Desk) -> None:
     rows = [await source(house, name) for name in ("one", "two", "three")]
     await desk.look()
@@ -212,6 +244,21 @@ async def test_no_node_fetches_more_than_its_bound_and_says_so(house: Any, desk:
     await desk.look()
     assert left.id in desk.fetching.orders
     assert desk.pulls.state(left).code == ""
+
+
+async def test_one_that_nobody_wants_any_more_is_refused_no_more(house: Any, desk: Desk, monkeypatch: Any) -> None:
+    monkeypatch.setattr(clock, "now", lambda: desk.at)
+    for name in ("one", "two"):
+        await source(house, name)
+    made = await source(house, "three", onDemand=True)
+    await desk.look()
+    desk.pulls.demand(made.project_id, made.room)
+    await desk.look(0.1)
+    assert desk.pulls.state(made).code == "node-full"
+    assert desk.pulls.outlook(made.project_id, made.room).state == "failing"
+    await desk.look(60.0)
+    assert (desk.pulls.state(made).state, desk.pulls.state(made).code) == ("stopped", "")
+    assert desk.pulls.outlook(made.project_id, made.room).state == "idle"
 
 
 async def test_its_options_are_checked(house: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,6 +25,7 @@ from medianode.store.database import Database, Transaction
 from medianode.store.projects import Project
 from medianode.store.recording_files import RecordingFile
 from medianode.store.recordings import Recording
+from medianode.tasks import background
 
 AT = 1_700_000_000.0
 Dump = tuple[list[Recording], list[RecordingFile]]
@@ -127,6 +130,10 @@ async def test_a_lost_index_is_rebuilt_equal(studio: Studio, project: Project) -
     (first, *_), _ = await dump(studio.db)
     async with studio.db.write() as tx:
         await recordings.change(tx, first.id, pinned=True, title="evidence", playback_id="pb", media_id="m")
+        here, only_there, _ = await recording_files.of_recording(tx, first.id)
+        await recording_files.change(tx, here.id, remote_key="k/1", sha256=b"\x01" * 32, uploaded_at=AT)
+        await recording_files.change(tx, only_there.id, remote_key="k/2", sha256=b"\x02" * 32, uploaded_at=AT, state="gone")
+        (Path(first.directory) / only_there.name).unlink()
     await studio.catalogue.note(first.id)
     before = await dump(studio.db)
     facts = await told(studio.db)
@@ -136,13 +143,14 @@ async def test_a_lost_index_is_rebuilt_equal(studio: Studio, project: Project) -
     assert await dump(studio.db) == ([], [])
     again = await restarted(studio)
     tally = await again.recovery.reconcile()
-    assert (tally.recordings, tally.adopted, tally.foreign, tally.broken) == (3, 9, 0, 0)
+    assert (tally.recordings, tally.adopted, tally.foreign, tally.broken) == (3, 8, 0, 0)
     assert await dump(studio.db) == before
     assert await told(studio.db) == facts, "it is no news that there are recordings"
     # and by the command, over rows that lie
     async with studio.db.write() as tx:
         for file in before[1]:
-            await recording_files.put(tx, replace(file, nbytes=1, duration=1, parts=None))
+            if file.state == "closed":
+                await recording_files.put(tx, replace(file, nbytes=1, duration=1, parts=None))
     await again.recovery.rebuild(studio.root)
     assert await dump(studio.db) == before
 
@@ -238,6 +246,40 @@ async def test_what_was_deleted_does_not_come_back_before_it_is_unlinked(studio:
         assert [f.sequence for f in files if f.recording_id == film.order.recording_id] == [2, 3]
 
 
+async def test_what_was_deleted_while_its_disk_was_not_mounted_does_not_come_back_with_it(studio: Studio, project: Project) -> None:
+    film = await studio.recorded(project, "garage-door", AT, 5)
+    hidden = studio.root.with_name("unmounted")
+    studio.root.rename(hidden)
+    studio.root.mkdir()
+    (row,), _ = await dump(studio.db)
+    await studio.retention.delete(row)
+    studio.root.rmdir()
+    hidden.rename(studio.root)
+    again = await restarted(studio)
+    assert (await again.recovery.reconcile()).adopted == 0
+    await again.retention.look(0.0)
+    assert not film.order.directory.exists()
+    async with studio.db.read() as tx:
+        assert await discards.oldest(tx, "node-a", 10) == []
+
+
+async def test_what_others_rebuild_at_the_same_time_is_left_to_them(studio: Studio, project: Project, tmp_path: Path) -> None:
+    elsewhere = {"type": "directory", "path": str(tmp_path / "elsewhere")}
+    own = await Projects(studio.db, studio.bus).create("own", storage=elsewhere)
+    theirs, ours = studio.film(own, "own-door", AT), studio.film(project, "garage-door", AT)
+    theirs.roll(3)
+    ours.roll(3)
+    studio.ledger._backlog._changes.clear()
+    again = Studio(studio.db, studio.root, studio.settings)
+    await again.open()
+    with ExitStack() as claims:
+        recording_places.claim(claims, tmp_path / "elsewhere", "node-a")
+        async with background(again.recovery.serve()), asyncio.timeout(5):
+            while not (found := (await dump(studio.db))[0]):
+                await asyncio.sleep(0.01)
+    assert [row.id for row in found] == [ours.order.recording_id]
+
+
 HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
     "a room that no database takes": lambda told: told.update(room="a\0b"),
     "a room of a megabyte": lambda told: told.update(room="r" * (1 << 20)),
@@ -257,16 +299,17 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
 async def test_files_that_lie_of_themselves_are_broken_and_stop_nobody(
     studio: Studio, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dumps = label.json.dumps
+    box = label.uuid_box
     await studio.recorded(project, "garage-yard", AT, 3)
     for spoil in HOSTILE.values():
 
-        def lying(told: dict[str, Any], spoil: Callable[[dict[str, Any]], object] = spoil, **more: Any) -> str:
+        def lying(kind: bytes, data: bytes, spoil: Callable[[dict[str, Any]], object] = spoil) -> bytes:
+            told = json.loads(data)
             spoil(told)
-            return dumps(told, **more)
+            return box(kind, json.dumps(told, ensure_ascii=False).encode())
 
         with monkeypatch.context() as patched:
-            patched.setattr(label.json, "dumps", lying)
+            patched.setattr(label, "uuid_box", lying)
             studio.film(project, "garage-door", AT).roll(1)
     good = studio.film(project, "garage-gate", AT)
     good.roll(3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class SmallDisk:
     def measure(self, root: Path) -> Space:
         return Space(root, 1, self.free, self.total)
 
-    def measure_all(self, roots: Iterable[Path], files: Mapping[Path, int]) -> tuple[list[Space], dict[Path, int]]:
+    def measure_all(self, roots: Iterable[Path], files: Iterable[Path]) -> tuple[list[Space], dict[Path, int]]:
         return [self.measure(root) for root in roots], {path: path.stat().st_size for path in files}
 
 
@@ -186,6 +186,21 @@ async def test_the_disk_is_never_full_and_who_runs_it_is_told(
         time.pass_by(LOOK)
         await studio.retention.look(time.monotonic)
     assert await disk_facts(studio) == ["disk.low", "disk.recovered"]
+
+
+async def test_files_of_a_disk_that_is_not_mounted_make_no_room(
+    time: Any, database: Database, tmp_path: Path, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio = await studio_of(database, tmp_path, min_free=20 * MB)
+    small = SmallDisk(studio.root, 100 * MB, monkeypatch)
+    away = await studio.recorded(project, "garage-a", time.wall - 900, 30, padding=BIG)
+    studio.root.rename(tmp_path / "unmounted")
+    here = await studio.recorded(project, "garage-b", time.wall - 100, 30, padding=BIG)
+    small.taken = small.free - 12 * MB
+    await studio.retention.look(time.monotonic)
+    async with database.read() as tx:
+        assert await recording_files.count(tx, away.order.recording_id) == (3, sum(file.nbytes for file in away.files))
+    assert left(here) == [2, 3]
 
 
 async def test_on_a_small_disk_half_of_it_is_for_recordings_whatever_the_rate_is(
@@ -337,6 +352,37 @@ async def test_what_the_api_deletes_is_gone_with_its_files(time: Any, database: 
     assert (fact["cause"], fact["whole"], fact["files"]) == ("api", True, 3)
     with pytest.raises(NotFound):
         await studio.retention.delete(over)
+
+
+async def test_what_was_pinned_since_it_was_looked_at_is_not_deleted(
+    time: Any, database: Database, tmp_path: Path, project: Project
+) -> None:
+    studio = await studio_of(database, tmp_path)
+    film = await studio.recorded(project, "garage-a", time.wall - 900, 5)
+    async with database.write() as tx:
+        looked_at = await recordings.find(tx, film.order.recording_id)
+        await recordings.change(tx, film.order.recording_id, pinned=True)
+    assert looked_at is not None
+    with pytest.raises(Conflict, match="pinned"):
+        await studio.retention.delete(looked_at)
+    assert left(film) == [1]
+    await agree(studio, film)
+
+
+async def test_what_is_deleted_on_another_node_makes_no_room_here(time: Any, database: Database, tmp_path: Path, project: Project) -> None:
+    studio = await studio_of(database, tmp_path, max_bytes=25 * MB)
+    other = Studio(database, tmp_path / "elsewhere", Settings(min_free=0), node_id="node-b")
+    theirs = await other.recorded(project, "garage-b", time.wall - 900, 20, padding=BIG)
+    ours = await studio.recorded(project, "garage-a", time.wall - 800, 20, padding=BIG)
+    await studio.retention.look(time.monotonic)
+    async with database.read() as tx:
+        found = await recordings.find(tx, theirs.order.recording_id)
+    assert found is not None
+    await studio.retention.delete(found)
+    more = await studio.recorded(project, "garage-a", time.wall - 30, 10, padding=BIG)
+    time.pass_by(60)
+    await studio.retention.look(time.monotonic)
+    assert (left(ours), left(more)) == ([2], [1])
 
 
 async def test_a_deleted_project_takes_its_files_along(time: Any, database: Database, tmp_path: Path, project: Project) -> None:

@@ -18,7 +18,7 @@ from medianode.control.first_start import first_start
 from medianode.control.upload_transfer import LocalTrouble, Transfer, Unwanted
 from medianode.control.uploads import Uploads
 from medianode.errors import Conflict, NotFound, PeerError
-from medianode.events import Bus
+from medianode.events import Bus, ProjectChanged
 from medianode.media.parts import Part, pack
 from medianode.store import projects, recording_files, recordings
 from medianode.store import uploads as table
@@ -49,7 +49,7 @@ class Service(Objects):
         return "opaque" if self.opaque else hashlib.md5(data).hexdigest()
 
     def _sent(self, data: bytes) -> Sent:
-        return Sent(self._tag(data), hashlib.sha256(data).hexdigest(), hashlib.md5(data).hexdigest())
+        return Sent(self._tag(data), hashlib.sha256(data).hexdigest())
 
     async def put(self, bucket: Bucket, key: str, data: bytes, content_type: str = "") -> Sent:
         self.asked.append("put")
@@ -206,8 +206,23 @@ async def test_trouble_of_the_file_itself(file: Path, tmp_path: Path) -> None:
 @dataclass
 class House:
     db: Database
+    bus: Bus
     uploads: Uploads
     project: Project
+
+    async def set_storage(self, storage: dict[str, Any] | None) -> None:
+        async with self.db.write() as tx:
+            await projects.replace(tx, replace(self.project, storage=storage))
+
+    async def until(self, upload_state: str) -> Recording:
+        async with asyncio.timeout(10):
+            while True:
+                async with self.db.read() as tx:
+                    recording = await recordings.find(tx, "rec_1")
+                assert recording is not None
+                if recording.upload_state == upload_state:
+                    return recording
+                await asyncio.sleep(0)
 
 
 @asynccontextmanager
@@ -224,7 +239,8 @@ async def house(tmp_path: Path, service: Objects, **more: Any) -> AsyncIterator[
             file = RecordingFile(recording_id="rec_1", project_id=project.id, sequence=1, name="000001.mp4", started_at=1.0, start=0)
             index = pack([Part(50, 200, 0, 1_000_000, True)])
             await recording_files.put(tx, replace(file, state="closed", nbytes=250, init_bytes=50, duration=1_000_000, parts=index))
-        yield House(db, Uploads(db, Bus(), service, "n", bound=1), project)
+        bus = Bus()
+        yield House(db, bus, Uploads(db, bus, service, "n", bound=1), project)
 
 
 async def test_a_closed_file_is_listed_in_its_own_transaction(tmp_path: Path) -> None:
@@ -259,41 +275,40 @@ async def test_a_bucket_that_is_changed_while_a_file_is_on_its_way_gets_it_whole
         async def complete(self, bucket: Bucket, key: str, upload_id: str, parts: Any) -> None:
             await super().complete(bucket, key, upload_id, parts)
             there.append((bucket.name, key))
-            async with here.db.write() as tx:
-                await projects.replace(tx, replace(here.project, storage=other))
+            await here.set_storage(other)
 
         async def head(self, bucket: Bucket, key: str) -> Head | None:
             return await super().head(bucket, key) if (bucket.name, key) in there else None
 
     ended = {"upload_state": "pending", "state": "finished", "ended_at": 2.0}
-    async with house(tmp_path, Moving(), **ended) as here, background(here.uploads.serve()), asyncio.timeout(10):
-        while True:
-            async with here.db.read() as tx:
-                recording = await recordings.find(tx, "rec_1")
-            assert recording is not None
-            if recording.upload_state == "done":
-                break
-            await asyncio.sleep(0)
+    async with house(tmp_path, Moving(), **ended) as here, background(here.uploads.serve()):
+        recording = await here.until("done")
     assert there == [("evidence", KEY), ("other", KEY)]
     assert recording.remote_url == "https://s3.example.com/other/live/live-a/rec_1/index.m3u8"
 
 
+async def test_a_bucket_that_is_taken_away_is_away_no_more(tmp_path: Path, file: Path) -> None:
+    class Closed(Service):
+        async def create_upload(self, bucket: Bucket, key: str, content_type: str = "") -> str:
+            raise Refused("no", code="access-denied")
+
+    async with house(tmp_path, Closed(), upload_state="pending") as here, background(here.uploads.serve()):
+        await here.until("failed")
+        outage = (await here.uploads.state(here.project)).outage
+        assert outage is not None
+        assert outage.told == "access-denied"
+        await here.set_storage(None)
+        here.bus.publish(ProjectChanged(here.project.id, "live"))
+        await here.until("none")
+        state = await here.uploads.state(here.project)
+        assert (state.queue.files, state.outage) == (0, None)
+
+
 async def test_it_ends_with_a_playlist_beside_the_files(tmp_path: Path, file: Path) -> None:
     service = Service()
-    async with house(tmp_path, service, upload_state="pending", state="finished", ended_at=2.0) as here:
-        serving = asyncio.get_running_loop().create_task(here.uploads.serve())
-        try:
-            async with asyncio.timeout(10):
-                while True:
-                    async with here.db.read() as tx:
-                        recording = await recordings.find(tx, "rec_1")
-                    assert recording is not None
-                    if recording.upload_state == "done":
-                        break
-                    await asyncio.sleep(0)
-        finally:
-            serving.cancel()
-            await asyncio.wait([serving])
+    ended = {"upload_state": "pending", "state": "finished", "ended_at": 2.0}
+    async with house(tmp_path, service, **ended) as here, background(here.uploads.serve()):
+        recording = await here.until("done")
     folder = "live/live-a/rec_1"
     assert recording.remote_url == f"https://s3.example.com/evidence/{folder}/index.m3u8"
     assert sorted(service.stored) == [f"{folder}/000001.mp4", f"{folder}/index.m3u8", f"{folder}/recording.json"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from medianode.auth import Door
 from medianode.control.webhooks import MINT, Change, NewEndpoint, Webhooks, check_patterns
 from medianode.errors import Forbidden, InvalidRequest, NotFound
 from medianode.outbound import Outbound
@@ -291,3 +292,15 @@ async def test_one_that_cannot_be_unsealed_undoes_nothing(house: Any, webhooks: 
         assert [event.id for event in await outbox.after(tx, 0, 10, project_id=project.id)][-1] == fact.id
         (waiting,) = await deliveries.newest(tx, Filter(project_id=project.id), 10)
     assert (waiting.endpoint_id, waiting.event_id) == (made.endpoint.id, fact.id)
+
+
+async def test_what_befalls_an_ingress_that_cannot_be_unsealed_is_in_the_feed_only(house: Any, webhooks: Webhooks) -> None:
+    project = await house.projects.create("shop")
+    await webhooks.create(project, NewEndpoint(url=URL))
+    ingress = await house.ingresses.create(project, Door.RTMP, "a", "obs")
+    async with house.db.write() as tx:
+        await tx.change(schema.ingresses.update().values(stream_key=b"broken"))
+    fact = await connected(house, project, ingress.id)
+    async with house.db.read() as tx:
+        assert [event.id for event in await outbox.after(tx, 0, 10, project_id=project.id)][-1] == fact.id
+        assert await deliveries.newest(tx, Filter(project_id=project.id), 10) == []

@@ -6,7 +6,7 @@ import pytest
 
 from medianode.store.object_errors import refusal
 from medianode.store.object_wire import Pacer
-from medianode.store.objects import Bucket, public_url
+from medianode.store.objects import Bucket
 
 OWN = {"type": "s3", "bucket": "evidence", "endpoint": "https://s3.example.com:9000/", "accessKey": "AK", "secretKey": "never-shown"}
 AWS = {"type": "s3", "bucket": "evidence", "region": "eu-central-1", "accessKey": "AK", "secretKey": "never-shown", "prefix": "/media/"}
@@ -31,8 +31,8 @@ def test_where_a_bucket_is(storage: dict[str, str], base: str, host: str, virtua
 def test_keys_and_public_addresses() -> None:
     assert Bucket.of(AWS).key("p/1.mp4") == "media/p/1.mp4"
     assert Bucket.of(OWN).key("p/1.mp4") == "p/1.mp4"
-    assert public_url(OWN, "a b/ü.mp4") == "https://s3.example.com:9000/evidence/a%20b/%C3%BC.mp4"
-    assert public_url({**OWN, "cdnUrl": "https://cdn.example.com/x/"}, "1.mp4") == "https://cdn.example.com/x/1.mp4"
+    assert Bucket.of(OWN).public_url("a b/ü.mp4") == "https://s3.example.com:9000/evidence/a%20b/%C3%BC.mp4"
+    assert Bucket.of({**OWN, "cdnUrl": "https://cdn.example.com/x/"}).public_url("1.mp4") == "https://cdn.example.com/x/1.mp4"
 
 
 def test_the_secret_stands_in_no_repr() -> None:
