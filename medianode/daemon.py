@@ -20,6 +20,7 @@ from medianode.api import Api, Ports
 from medianode.api.audit import AuditApi
 from medianode.api.clips import ClipsApi
 from medianode.api.deliveries import DeliveriesApi
+from medianode.api.desk import Desk
 from medianode.api.events import EventsApi
 from medianode.api.fallbacks import FallbacksApi
 from medianode.api.fastpix import FastPix
@@ -27,7 +28,7 @@ from medianode.api.forecast import ForecastApi
 from medianode.api.links import LinksApi
 from medianode.api.live import Live
 from medianode.api.pulls import PullsApi
-from medianode.api.recordings import Desk, RecordingsApi
+from medianode.api.recordings import RecordingsApi
 from medianode.api.streamhub import Vods
 from medianode.api.targets import TargetsApi
 from medianode.api.uploads import UploadsApi
@@ -89,10 +90,10 @@ class Ready:
     http_port: int
     rtmp_port: int
     rtc_port: int
+    srt_port: int
     data_dir: Path
     first: FirstStart
     certificate: Certificate
-    srt_port: int = 0
 
 
 class Component(Protocol):
@@ -112,7 +113,12 @@ class Sockets:
         self.srt = _bind_srt(stack, config) if config.srt.enabled else None
         self.http_port = _port(self.http)
         self.rtc_port = self.rtc.udp_port if self.rtc is not None else 0
-        self.ports = Ports(rtmp=_port(self.rtmp), rtmps=_port(self.rtmps) if self.rtmps else 0, srt=self.srt.port if self.srt else 0)
+        self.ports = Ports(
+            rtmp=_port(self.rtmp),
+            rtmps=_port(self.rtmps) if self.rtmps else 0,
+            whip=config.rtc.enabled,
+            srt=self.srt.port if self.srt is not None else 0,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +203,8 @@ class Daemon:
                 await asyncio.sleep(0)
                 notifier.tell("READY=1", "STATUS=serving")
                 try:
-                    yield Ready(sockets.http_port, sockets.ports.rtmp, sockets.rtc_port, data_dir, first, certificate, sockets.ports.srt)
+                    ports = sockets.ports
+                    yield Ready(sockets.http_port, ports.rtmp, sockets.rtc_port, ports.srt, data_dir, first, certificate)
                 finally:
                     self.health.stopping = True
                     notifier.tell("STOPPING=1")
@@ -220,14 +227,13 @@ class Daemon:
         gatekeeper, limits = control.gatekeeper, config.limits
         registry.treat = lambda publication, forget: Scaled(publication, renditions, forget)
         self.webrtc = WebRtc(self, sockets.rtc, renditions, control.options) if sockets.rtc is not None else None
-        recordings = Path(config.recording.directory or Path(config.data_dir) / "recordings")
-        self.recorder = recorder = Recorder(config, registry, bus, renditions, recordings)
+        self.recorder = recorder = Recorder(config, registry, bus, renditions, archive.places.default)
         archive.record_by(recorder)
         self.pulls = control.pulls.puller = PullService(config, registry, outbound)
         slates = registry.slates.loops = SlateMaker(control.fallbacks.artwork, limits.slate_cache_bytes)
         hls = HlsService(registry, bus, gatekeeper, renditions, config, self._origin)
         self.playback = playback = PlaybackService(config, database, bus, gatekeeper, self._origin, recorder)
-        hls.assets = playback.asset
+        hls.assets = playback.recording
         playback.reach(archive.remote_file, archive.remote_read)
         archive.retention.in_use = playback.in_use
         return Media(
@@ -243,7 +249,7 @@ class Daemon:
 
     def _api(self, control: UseCases, renditions: Renditions, ports: Ports, pushing: PushService, events: EventsApi) -> Api:
         origin, projects, archive = self._origin, control.projects, control.archive
-        live = Live(self.registry, control.lives, control.pulls)
+        live, desk = Live(self.registry, control.lives, control.pulls), Desk(projects, origin, ports)
         more = [
             *WebhooksApi(projects, control.webhooks).routes,
             *DeliveriesApi(projects, control.deliveries).routes,
@@ -257,15 +263,15 @@ class Daemon:
             *TargetsApi(projects, control.targets, pushing).routes,
             *FallbacksApi(projects, control.fallbacks, self.registry, self.config.limits).routes,
             *PullsApi(projects, control.ingresses, control.sources, control.pulls).routes,
-            *ForecastApi(projects, archive.forecasts).routes,
-            *RecordingsApi(desk := Desk(projects, origin, ports), archive.recordings, archive.catalogue).routes,
+            *ForecastApi(desk, archive.forecasts).routes,
+            *RecordingsApi(desk, archive.recordings, archive.catalogue).routes,
             *ClipsApi(desk, archive.clips).routes,
             *UploadsApi(desk, archive.uploads).routes,
             *Vods(projects, control.ingresses, archive.recordings, desk).routes,
         ]
         whep = self.webrtc.whep if self.webrtc is not None else None
-        who = (self.config, origin, control.gatekeeper, self.registry, projects, control.keys, control.ingresses, control.lives)
-        return Api(*who, control.audit, ports, renditions, control.options, whep, more, sources=control.sources, pulls=control.pulls)
+        use_cases = (projects, control.keys, control.ingresses, control.sources, live, control.options, control.audit)
+        return Api(self.config, origin, control.gatekeeper, self.registry, *use_cases, ports, renditions, whep, more)
 
     def _doors(self, gatekeeper: Gatekeeper, renditions: Renditions, certificate: Certificate, ports: Ports) -> tuple[Component, ...]:
         """All on the HTTP port but the API and HLS."""
@@ -316,9 +322,8 @@ class Daemon:
 
     def _ingress_changed(self, event: IngressChanged) -> None:
         """Only a new stream key puts its encoder out; it is waited for, for it may come back with the new one."""
-        self.registry.enable_ingress(
-            event.ingress_id
-        )  # whether it is disabled is the gatekeeper's to know: this is about grants on their way
+        # whether it is disabled is the gatekeeper's to know: this is about grants on their way
+        self.registry.enable_ingress(event.ingress_id)
         if not event.key_reset:
             return
         for publication in self.registry.publications:
@@ -402,9 +407,7 @@ def _listen(stack: contextlib.AsyncExitStack, value: str, key: str) -> list[sock
     try:
         return [stack.enter_context(sock) for sock in listen_tcp(host, port)]
     except OSError as e:
-        raise ConfigError(
-            f"{key}: cannot listen on {value}: {os.strerror(e.errno) if e.errno else e} (medianode doctor tells more)"
-        ) from None
+        raise _taken(key, value, e) from None
 
 
 def _port(listening: list[socket.socket]) -> int:
@@ -417,8 +420,7 @@ def _bind_srt(stack: contextlib.AsyncExitStack, config: Config) -> UdpSocket:
     try:
         udp = UdpSocket(host, port)
     except OSError as e:
-        why = os.strerror(e.errno) if e.errno else e
-        raise ConfigError(f"srt.listen: cannot listen on {config.srt.listen} (UDP): {why} (medianode doctor tells more)") from None
+        raise _taken("srt.listen", f"{config.srt.listen} (UDP)", e) from None
     stack.callback(udp.close)
     return udp
 
@@ -429,9 +431,11 @@ def _bind(stack: contextlib.AsyncExitStack, config: Config) -> Endpoint:
     try:
         endpoint.open()
     except OSError as e:
-        where = f"{config.rtc.listen} (UDP) or {config.rtc.tcp_listen or 'nothing'} (TCP)"
-        raise ConfigError(
-            f"rtc.listen: cannot listen on {where}: {os.strerror(e.errno) if e.errno else e} (medianode doctor tells more)"
-        ) from None
+        raise _taken("rtc.listen", f"{config.rtc.listen} (UDP) or {config.rtc.tcp_listen or 'nothing'} (TCP)", e) from None
     stack.callback(endpoint.shut)
     return endpoint
+
+
+def _taken(key: str, where: str, e: OSError) -> ConfigError:
+    why = os.strerror(e.errno) if e.errno else e
+    return ConfigError(f"{key}: cannot listen on {where}: {why} (medianode doctor tells more)")

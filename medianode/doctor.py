@@ -83,7 +83,6 @@ def _ports(config: Config) -> Iterator[Finding]:
         wanted.append(("rtmp.tls_listen", config.rtmp.tls_listen))
     if config.rtc.enabled and config.rtc.tcp_listen:
         wanted.append(("rtc.tcp_listen", config.rtc.tcp_listen))
-    running = _is_medianode(*split_listen(config.http.listen, "http.listen"))
     for key, value in wanted:
         host, port = split_listen(value, key)
         try:
@@ -91,13 +90,7 @@ def _ports(config: Config) -> Iterator[Finding]:
                 sock.close()
             yield Finding("ok", "port", f"{key} {value} is free")
         except OSError as e:
-            if running:
-                yield Finding("ok", "port", f"{key} {value} is served by a running medianode")
-                continue
-            advice = "stop what holds it (ss -ltnp shows it) or set another port"
-            if isinstance(e, PermissionError):
-                advice = "ports under 1024 want CAP_NET_BIND_SERVICE (AmbientCapabilities= in the unit)"
-            yield Finding("warn", "port", f"{key} {value}: {os.strerror(e.errno) if e.errno else e}", advice)
+            yield _taken(config, "port", f"{key} {value}", e, "ss -ltnp")
 
 
 def _srt(config: Config) -> Iterator[Finding]:
@@ -107,11 +100,7 @@ def _srt(config: Config) -> Iterator[Finding]:
         UdpSocket(*split_listen(config.srt.listen, "srt.listen")).close()
         yield Finding("ok", "srt", f"srt.listen {config.srt.listen} (UDP) is free")
     except OSError as e:
-        if _is_medianode(*split_listen(config.http.listen, "http.listen")):
-            yield Finding("ok", "srt", f"srt.listen {config.srt.listen} (UDP) is served by a running medianode")
-        else:
-            text = f"srt.listen {config.srt.listen} (UDP): {os.strerror(e.errno) if e.errno else e}"
-            yield Finding("warn", "srt", text, "stop what holds it (ss -lunp shows it) or set another port")
+        yield _taken(config, "srt", f"srt.listen {config.srt.listen} (UDP)", e, "ss -lunp")
 
 
 async def _webrtc(config: Config) -> AsyncIterator[Finding]:
@@ -124,11 +113,7 @@ async def _webrtc(config: Config) -> AsyncIterator[Finding]:
             endpoint.open()
             yield Finding("ok", "webrtc", f"rtc.listen {config.rtc.listen} (UDP) is free")
         except OSError as e:
-            if _is_medianode(*split_listen(config.http.listen, "http.listen")):
-                yield Finding("ok", "webrtc", f"rtc.listen {config.rtc.listen} (UDP) is served by a running medianode")
-            else:
-                text = f"rtc.listen {config.rtc.listen} (UDP): {os.strerror(e.errno) if e.errno else e}"
-                yield Finding("warn", "webrtc", text, "stop what holds it (ss -lunp shows it) or set another port")
+            yield _taken(config, "webrtc", f"rtc.listen {config.rtc.listen} (UDP)", e, "ss -lunp")
             endpoint = Endpoint(
                 msgspec.structs.replace(config.rtc, listen=f"{config.rtc.listen.rpartition(':')[0]}:0", tcp_listen=""), config.limits
             )
@@ -147,6 +132,16 @@ async def _webrtc(config: Config) -> AsyncIterator[Finding]:
             yield Finding("warn", "webrtc", misfit, "install the versions of the lock file")
     except MedianodeError as e:
         yield Finding("fail", "webrtc", e.message, "WebRTC will not start")
+
+
+def _taken(config: Config, subject: str, what: str, e: OSError, shown_by: str) -> Finding:
+    """`what` cannot be listened on; `shown_by`: the program that tells who does."""
+    if _is_medianode(*split_listen(config.http.listen, "http.listen")):
+        return Finding("ok", subject, f"{what} is served by a running medianode")
+    advice = f"stop what holds it ({shown_by} shows it) or set another port"
+    if isinstance(e, PermissionError):
+        advice = "ports under 1024 want CAP_NET_BIND_SERVICE (AmbientCapabilities= in the unit)"
+    return Finding("warn", subject, f"{what}: {os.strerror(e.errno) if e.errno else e}", advice)
 
 
 def _is_medianode(host: str | None, port: int) -> bool:

@@ -112,14 +112,6 @@ class TargetStateChanged(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class FallbackChanged(Event):
-    """What a room shows while its publisher is gone is another, or nothing."""
-
-    project_id: str
-    room: str
-
-
-@dataclass(frozen=True, slots=True)
 class TokenRevoked(Event):
     """A room token or a view link, by its `jti`: who views by it is to be put out."""
 
@@ -132,6 +124,10 @@ class ViewingChanged(Event):
     """Who may view what in this project has changed: verdicts are to be made anew."""
 
     project_id: str
+
+
+LEAVES = (ProjectChanged, ProjectDeleted, ViewingChanged, IngressChanged, IngressDisabled, IngressDeleted, KeyRevoked, TokenRevoked)
+"""After which a leave to view may be gone, or another: doors that remember verdicts of the gatekeeper ask anew."""
 
 
 @dataclass(frozen=True, slots=True)

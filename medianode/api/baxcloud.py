@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from medianode.api.changes import ChangeIngress
+from medianode.api.changes import ChangeIngress, NewPull, change_ingress
 from medianode.api.fields import Identity, RoomName, Text
 from medianode.api.live import Live, instant
 from medianode.api.problems import BAXCLOUD
@@ -20,24 +20,24 @@ from medianode.api.urls import Ports, Urls
 from medianode.auth import Door, Permission, Principal, Takeover
 from medianode.control.ingresses import LIST_LIMIT, Ingresses
 from medianode.control.projects import Projects
-from medianode.control.sources import PullChange, PullOptions, Sources, Wait, masked_source
+from medianode.control.sources import Sources, masked_source
 from medianode.errors import InvalidRequest, NotEnabled, NotFound
-from medianode.ingress.pull.order import Transport
 from medianode.origin import Origin
 from medianode.store.ingresses import Ingress
 from medianode.store.projects import Project
 
 InputType = Literal["RTMP_INPUT", "WHIP_INPUT", "URL_INPUT"]
 DEFAULT_PROJECT = "live"
-KINDS = (Door.RTMP, Door.WHIP, Door.URL)
-INPUT_TYPES: dict[Door, InputType] = {Door.RTMP: "RTMP_INPUT", Door.WHIP: "WHIP_INPUT", Door.URL: "URL_INPUT"}
+DOORS: dict[InputType, Door] = {"RTMP_INPUT": Door.RTMP, "WHIP_INPUT": Door.WHIP, "URL_INPUT": Door.URL}
+INPUT_TYPES = {door: input_type for input_type, door in DOORS.items()}
+KINDS = tuple(INPUT_TYPES)
 
 
-class CreateIngress(msgspec.Struct, rename="camel"):
+class CreateIngress(NewPull, rename="camel"):
     """`takeover` (ours): what a second encoder with the key does to one that is heard from; a silent one is always replaced. `record`
     (ours): what is published through it is recorded; where its room is set to be recorded as well, there are two recordings, each whole by
-    itself. URL_INPUT (ours) is fetched from `url`: `transport` of rtsp://, `onDemand` (only while
-    somebody watches), `silence` and `frozenVideo` in seconds, see `/api/v1/apps/{app}/pulls`.
+    itself. URL_INPUT (ours) is fetched from `url`: `transport` of rtsp://, `onDemand` (only while somebody watches), `silence` and
+    `frozenVideo` in seconds, see `/api/v1/apps/{app}/pulls`.
     """
 
     input_type: InputType
@@ -48,11 +48,6 @@ class CreateIngress(msgspec.Struct, rename="camel"):
     bypass_transcoding: bool = False
     takeover: Takeover = Takeover.REJECT
     record: bool = False
-    url: Annotated[str, Meta(max_length=2000)] = ""
-    transport: Transport = "auto"
-    on_demand: bool = False
-    silence: Wait | None = None
-    frozen_video: Wait | None = None
 
 
 class Filter(msgspec.Struct, rename="camel"):
@@ -143,7 +138,7 @@ class BaxCloud:
                 handler=self.change_ingress,
                 request=ChangeIngress,
                 response=IngressObject,
-                summary="Record what is published through it, or no more",
+                summary="Record it or no more; fetch it from elsewhere or in another way; switch it off or on",
                 request_example=ChangeIngress(record=True),
                 example=_EXAMPLE,
                 **one,
@@ -163,14 +158,12 @@ class BaxCloud:
         if not new.room_name:
             raise InvalidRequest("roomName: expected 1 to 120 characters, got none")
         project = await self._project(call.who)
-        pull = None
-        if new.input_type == "URL_INPUT":
-            pull = await self._sources.check(new.url, PullOptions(new.transport, new.on_demand, new.silence, new.frozen_video))
+        pull = await self._sources.check(new.url, new.options) if new.input_type == "URL_INPUT" else None
         if new.input_type == "WHIP_INPUT" and not self._ports.whip:
             raise NotEnabled("WHIP_INPUT: WHIP is not enabled on this node (rtc.enabled); use RTMP_INPUT", code="whip-not-enabled")
         ingress = await self._ingresses.create(
             project,
-            next(door for door, input_type in INPUT_TYPES.items() if input_type == new.input_type),
+            DOORS[new.input_type],
             new.room_name,
             new.participant_identity,
             new.participant_name,
@@ -197,10 +190,7 @@ class BaxCloud:
 
     async def change_ingress(self, call: Call[Principal, ChangeIngress, Empty]) -> IngressObject:
         project, ingress = await self._find(call)
-        if call.body.record is not UNSET:
-            ingress = await self._ingresses.set_record(project.id, ingress.id, call.body.record)
-        ingress = await self._sources.follow(ingress, PullChange.of(call.body), call.body.enabled)
-        return self._object(call, project, ingress)
+        return self._object(call, project, await change_ingress(ingress, call.body, self._ingresses, self._sources))
 
     async def delete_ingress(self, call: Call[Principal, Empty, Empty]) -> Deleted:
         _, ingress = await self._find(call)

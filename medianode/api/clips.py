@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from medianode.api.desk import Desk
 from medianode.api.fields import OptionalIdentity, Text
 from medianode.api.problems import OPERATOR
-from medianode.api.recordings import EARLIEST, EXAMPLE, LATEST, Desk, Instant, Labels, RecordingView, moment, recording_view
+from medianode.api.recordings import EARLIEST, EXAMPLE, LATEST, Instant, Labels, RecordingView, moment, recording_view
 from medianode.api.router import AnyRoute, Call, Empty, Route
 from medianode.api.shapes import Data
 from medianode.auth import Permission, Principal

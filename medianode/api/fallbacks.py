@@ -40,9 +40,8 @@ class FallbackView(msgspec.Struct, rename="camel"):
 
 
 class NewFallback(msgspec.Struct, rename="camel"):
-    """`slate`: `text` (the built-in picture with the words of `text`), `image` or
-    `clip` (the one uploaded), `none`. It is shown while an encoder
-    is waited for (its hold, a live stream's reconnectWindow); with `always` whenever nobody publishes: the room is always on air.
+    """`slate`: `text` (the built-in picture with the words of `text`), `image` or `clip` (the one uploaded), `none`. It is shown while an
+    encoder is waited for (its hold, a live stream's reconnectWindow); with `always` whenever nobody publishes: the room is always on air.
     Recordings do not have it.
 
     `backup`: an ingress of this room (one that is fetched from a URL on demand, too) that takes over where no other is on air and well: its
@@ -113,7 +112,7 @@ class FallbacksApi:
 
     async def upload(self, call: Call[Principal, Empty, Empty]) -> Data[FallbackView]:
         project = await self._projects.get(call.path("app"))
-        room_name(project.slug, call.path("room"))
+        room_name(project.slug, call.path("room"))  # a bad one is told before the body is read
         data = await read_body(call.request, self._reading)
         return Data(self._view(await self._fallbacks.upload(project, call.path("room"), data)))
 

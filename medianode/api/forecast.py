@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 
 from medianode import clock
+from medianode.api.desk import Desk
+from medianode.api.live import instant
 from medianode.api.problems import OPERATOR
 from medianode.api.router import AnyRoute, Call, Empty, Route
 from medianode.api.shapes import Data
 from medianode.auth import Permission, Principal
 from medianode.control.forecast import Forecast, Forecasts
-from medianode.control.projects import Projects
-from medianode.control.recording_policy import policy_of
 from medianode.errors import Forbidden
 
 
@@ -58,8 +58,8 @@ class ForecastView(msgspec.Struct, rename="camel"):
 
 
 class ForecastApi:
-    def __init__(self, projects: Projects, forecasts: Forecasts) -> None:
-        self._projects = projects
+    def __init__(self, desk: Desk, forecasts: Forecasts) -> None:
+        self._desk = desk
         self._forecasts = forecasts
 
     @property
@@ -94,10 +94,8 @@ class ForecastApi:
         return Data(forecast_view(await self._forecasts.of_node(), node=True))
 
     async def of_project(self, call: Call[Principal, Empty, Empty]) -> Data[ForecastView]:
-        project = await self._projects.find(call.path("project"))
-        if project is None or not (call.who.node or call.who.project_id == project.id):
-            raise Forbidden("expected a project that this key may use", code="other-project")
-        return Data(forecast_view(await self._forecasts.of_project(project, policy_of(project)), node=call.who.node))
+        project = await self._desk.project(call)
+        return Data(forecast_view(await self._forecasts.of_project(project), node=call.who.node))
 
 
 def forecast_view(forecast: Forecast, *, node: bool) -> ForecastView:
@@ -107,7 +105,7 @@ def forecast_view(forecast: Forecast, *, node: bool) -> ForecastView:
         max_bytes=forecast.max_bytes or None,
         max_age=forecast.max_age or None,
         write_rate=round(forecast.write_rate, 1),
-        oldest=None if forecast.oldest is None else clock.iso(forecast.oldest),
+        oldest=instant(forecast.oldest),
         seconds_left=_rounded(forecast.seconds_left),
         cause=forecast.cause,
         disks=[

@@ -22,7 +22,7 @@ class Live:
     while it has no session.
     """
 
-    def __init__(self, registry: Registry, lives: IngressLives, pulls: Pulls | None = None) -> None:
+    def __init__(self, registry: Registry, lives: IngressLives, pulls: Pulls) -> None:
         self._registry = registry
         self._lives = lives
         self._pulls = pulls
@@ -42,7 +42,7 @@ class Live:
 
     def pull(self, ingress: Ingress) -> PullState | None:
         """How its source is fetched; None where it is not one that is."""
-        return self._pulls.state(ingress) if self._pulls is not None and ingress.kind == Door.URL else None
+        return self._pulls.state(ingress) if ingress.kind == Door.URL else None
 
     def error(self, ingress: Ingress) -> str | None:
         """Why it was lost or failed, in words; None while all is well, and after an end that was no failure."""

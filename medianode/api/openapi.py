@@ -37,6 +37,8 @@ _TAGS = {
     "Webhooks": "Who is called when something happens, in which dialect, and what became of each call.",
     "Simulcast": "Where a room is sent on to while it is on air.",
     "Recordings": "What is kept of rooms, and clips of it.",
+    "Pull": "What the node fetches itself: cameras and other URLs, how that goes, on and off.",
+    "Fallback": "What a room shows while its publisher is gone: a slate, or a backup ingress.",
 }
 """Parts of our own dialect with a heading of their own."""
 

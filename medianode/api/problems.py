@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from medianode import origin
+from medianode.api.fields import Unknown
 from medianode.errors import InvalidRequest, MedianodeError, NotFound, PeerError, PeerTimeout, TooManyRequests, Unauthorized
 
 CORS: Mapping[str, str] = {
@@ -72,7 +73,7 @@ class FastPixError(msgspec.Struct):
 class Dialect:
     """`prefixes`: the paths that it answers for. `headers`: optional ones of every request that has a key, with what they mean.
 
-    `statuses`: where its answers differ from `origin.status`, by that.
+    `statuses`: where its answers differ from `origin.status`, by that. `unknown`: which fields of a body that it does not know are refused.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Dialect:
     say: Callable[[int, MedianodeError], msgspec.Struct]
     headers: tuple[tuple[str, str], ...] = ()
     statuses: Mapping[int, int] = field(default_factory=dict)
+    unknown: Unknown = "misspelt"
 
     def speaks(self, path: str) -> bool:
         return any(path == p or path.startswith(p + "/") for p in self.prefixes)
@@ -123,8 +125,12 @@ FASTPIX = Dialect(
     # what cannot be done now is a 400 there, and a value that does not hold a 422
     {400: 422, 409: 400},
 )
-STREAMHUB = Dialect("StreamHub", "Apps, tokens, ingress and cameras; bodies are `{data: …}`.", ("/api/v1",), StreamHubError, _streamhub)
-OPERATOR = Dialect("Operator", "Projects, keys and live sessions of this node; StreamHub's shapes.", (), StreamHubError, _streamhub)
+STREAMHUB = Dialect(
+    "StreamHub", "Apps, tokens, ingress and cameras; bodies are `{data: …}`.", ("/api/v1",), StreamHubError, _streamhub, unknown="none"
+)
+OPERATOR = Dialect(
+    "Operator", "Projects, keys and live sessions of this node; StreamHub's shapes.", (), StreamHubError, _streamhub, unknown="all"
+)
 
 
 def dialect_of(path: str, dialects: Sequence[Dialect] = (STREAMHUB, FASTPIX, BAXCLOUD)) -> Dialect | None:

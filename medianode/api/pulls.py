@@ -16,7 +16,7 @@ from medianode.auth import Door, Permission, Principal
 from medianode.control.ingresses import LIST_LIMIT, Ingresses
 from medianode.control.projects import Projects
 from medianode.control.pulls import Pulls
-from medianode.control.sources import PullChange, Sources, masked_source, options_of
+from medianode.control.sources import Sources, masked_source, options_of
 from medianode.errors import NotFound
 from medianode.ingress.pull.order import Transport
 from medianode.store.ingresses import Ingress
@@ -102,8 +102,7 @@ class PullsApi:
         return Data(self._view(await self._find(call)))
 
     async def change(self, call: Call[Principal, PullUpdate, Empty]) -> Data[PullView]:
-        row, body = await self._find(call), call.body
-        return Data(self._view(await self._sources.follow(row, PullChange.of(body), body.enabled)))
+        return Data(self._view(await self._sources.follow(await self._find(call), call.body, call.body.enabled)))
 
     async def _find(self, call: Call[Principal, Any, Empty]) -> Ingress:
         project = await self._projects.get(call.path("app"))

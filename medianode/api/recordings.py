@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from medianode import clock
+from medianode.api.desk import Desk
 from medianode.api.fields import OptionalIdentity, RoomName, Text
 from medianode.api.live import instant
 from medianode.api.problems import OPERATOR
 from medianode.api.router import AnyRoute, Call, Empty, Route
 from medianode.api.shapes import Data, Page
-from medianode.api.urls import Ports, Urls
+from medianode.api.urls import Urls
 from medianode.auth import Permission, Principal
 from medianode.control.catalogue import Catalogue
-from medianode.control.projects import Projects
 from medianode.control.recordings import Extent, Recordings, Wanted
-from medianode.errors import Forbidden, InvalidRequest
+from medianode.errors import InvalidRequest
 from medianode.media.names import room_name
-from medianode.origin import Origin
 from medianode.store.projects import Project
-from medianode.store.recording_files import RecordingFile
-from medianode.store.recordings import Recording
+from medianode.store.recording_files import PAGE, RecordingFile
+from medianode.store.recordings import Choice, Recording
 
 State = Literal["recording", "finished", "failed"]
 Reason = Literal["ingress", "room", "api", "clip", "rebuilt"]
@@ -196,25 +196,6 @@ class Span(msgspec.Struct):
     until: Instant = msgspec.field(name="to", default="")
 
 
-class Desk:
-    """What every part of the recordings' API needs: whose project, and addresses."""
-
-    def __init__(self, projects: Projects, origin: Origin, ports: Ports) -> None:
-        self._projects = projects
-        self._origin = origin
-        self._ports = ports
-
-    async def project(self, call: Call[Principal, Any, Any]) -> Project:
-        """Raises Forbidden (`other-project`)."""
-        project = await self._projects.find(call.path("project"))
-        if project is None or not (call.who.node or call.who.project_id == project.id):
-            raise Forbidden("expected a project that this key may use", code="other-project")
-        return project
-
-    def urls(self, call: Call[Any, Any, Any]) -> Urls:
-        return Urls.of(self._origin, call.request, self._ports)
-
-
 class RecordingsApi:
     def __init__(self, desk: Desk, recordings: Recordings, catalogue: Catalogue) -> None:
         self._desk = desk
@@ -304,16 +285,14 @@ class RecordingsApi:
 
     async def list_recordings(self, call: Call[Principal, Empty, Filter]) -> Page[RecordingView]:
         project, wanted, urls = await self._desk.project(call), call.query, self._desk.urls(call)
-        found, total = await self._recordings.list(
-            project.id,
-            room=room_name(project.slug, wanted.room) if wanted.room else None,
-            state=wanted.state or None,
-            reason=wanted.reason or None,
+        choice = Choice(
+            room=room_name(project.slug, wanted.room) if wanted.room else "",
+            state=wanted.state or "",
+            reason=wanted.reason or "",
             since=moment(wanted.since, "from"),
             until=moment(wanted.until, "to"),
-            limit=wanted.limit,
-            offset=wanted.offset,
         )
+        found, total = await self._recordings.list(project.id, choice, limit=wanted.limit, offset=wanted.offset)
         extents = await self._recordings.extents(found)
         return Page([recording_view(r, project.slug, urls, extents[r.id]) for r in found], total, wanted.limit, wanted.offset)
 
@@ -325,12 +304,11 @@ class RecordingsApi:
         return Data(recording_view(begun, project.slug, self._desk.urls(call)))
 
     async def get(self, call: Call[Principal, Empty, Empty]) -> Data[RecordingDetail]:
-        project, urls = await self._desk.project(call), self._desk.urls(call)
+        project = await self._desk.project(call)
         found = await self._recordings.get(project.id, call.path("recording"))
         files = await self._recordings.files(found.id)
-        extent = (await self._recordings.extents([found]))[found.id]
-        shown = msgspec.structs.asdict(recording_view(found, project.slug, urls, extent))
-        views = [file_view(file, project.slug, urls) for file in files]
+        shown = msgspec.structs.asdict(await self._view(call, project, found))
+        views = await file_views(files, project.slug, self._desk.urls(call))
         return Data(RecordingDetail(**shown, files=views, gaps=gaps_of(files)))
 
     async def timeline(self, call: Call[Principal, Empty, Span]) -> Data[TimelineView]:
@@ -350,8 +328,7 @@ class RecordingsApi:
     async def stop(self, call: Call[Principal, Empty, Empty]) -> Data[RecordingView]:
         project = await self._desk.project(call)
         stopped = await self._recordings.stop(project.id, call.path("recording"))
-        extent = (await self._recordings.extents([stopped]))[stopped.id]
-        return Data(recording_view(stopped, project.slug, self._desk.urls(call), extent))
+        return Data(await self._view(call, project, stopped))
 
     async def change(self, call: Call[Principal, RecordingChange, Empty]) -> Data[RecordingView]:
         project = await self._desk.project(call)
@@ -359,12 +336,15 @@ class RecordingsApi:
         if not given:
             raise InvalidRequest("title: expected this, labels or pinned, got nothing")
         changed = await self._recordings.change(project.id, call.path("recording"), **given)
-        extent = (await self._recordings.extents([changed]))[changed.id]
-        return Data(recording_view(changed, project.slug, self._desk.urls(call), extent))
+        return Data(await self._view(call, project, changed))
 
     async def delete(self, call: Call[Principal, Empty, Deletion]) -> None:
         project = await self._desk.project(call)
         await self._recordings.delete(project.id, call.path("recording"), keep_remote=call.query.keep_remote)
+
+    async def _view(self, call: Call[Principal, Any, Any], project: Project, recording: Recording) -> RecordingView:
+        extents = await self._recordings.extents([recording])
+        return recording_view(recording, project.slug, self._desk.urls(call), extents[recording.id])
 
 
 def moment(text: str, field: str) -> float | None:
@@ -431,6 +411,15 @@ def file_view(file: RecordingFile, slug: str, urls: Urls) -> FileView:
         uploaded=file.uploaded_at is not None,
         url=urls.recording(slug, file.recording_id, file.name),
     )
+
+
+async def file_views(files: Sequence[RecordingFile], slug: str, urls: Urls) -> list[FileView]:
+    """A month's are 43 200: between two pages the loop gets on with other things."""
+    views: list[FileView] = []
+    for first in range(0, len(files), PAGE):
+        views += [file_view(file, slug, urls) for file in files[first : first + PAGE]]
+        await asyncio.sleep(0)
+    return views
 
 
 def gaps_of(files: Iterable[RecordingFile]) -> list[GapView]:

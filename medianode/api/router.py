@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from medianode.api import fields
-from medianode.api.problems import OPERATOR, STREAMHUB, Dialect, json_response
+from medianode.api.problems import Dialect, json_response
 from medianode.errors import InvalidRequest, LimitExceeded, NotFound, PeerGone, PeerTimeout
 
 B = TypeVar("B")
@@ -100,8 +100,9 @@ def mount(route: AnyRoute, authenticate: Authenticate, reading: Reading) -> list
     async def handle(request: web.Request) -> web.StreamResponse:
         check_path(request)
         who = await authenticate(request, route)
-        unknown: fields.Unknown = "all" if route.dialect is OPERATOR else "none" if route.dialect is STREAMHUB else "misspelt"
-        body = fields.build(await read_json(request, reading), route.request, unknown=unknown) if route.request else Empty()
+        body = Empty()
+        if route.request is not None:
+            body = fields.build(await read_json(request, reading), route.request, unknown=route.dialect.unknown)
         query = fields.build(request.query, route.query, what="query", lax=True) if route.query else Empty()
         result = await route.handler(Call(request, who, body, query))
         if isinstance(result, web.StreamResponse):

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import re
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
 from functools import cached_property
 from importlib import resources
 from typing import Any
@@ -17,6 +16,7 @@ import medianode
 from medianode.api import openapi, streamhub
 from medianode.api.admin import Admin
 from medianode.api.baxcloud import BaxCloud
+from medianode.api.desk import Desk
 from medianode.api.keys import KeysApi
 from medianode.api.live import Live
 from medianode.api.problems import BAXCLOUD, FASTPIX, Dialect, answer, dialect_of, from_http, internal, json_response
@@ -29,9 +29,7 @@ from medianode.config import Config
 from medianode.control import audit
 from medianode.control.ingresses import Ingresses
 from medianode.control.keys import Keys
-from medianode.control.lifecycle import IngressLives
 from medianode.control.projects import Projects
-from medianode.control.pulls import Pulls
 from medianode.control.room_options import RoomOptions
 from medianode.control.sources import Sources
 from medianode.egress.whep.service import WhepService
@@ -45,7 +43,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Api:
-    """Put `routes()` and `middleware` into the application. `ports`: where RTMP listens really. `more`: routes of what is made elsewhere.
+    """Put `routes()` and `middleware` into the application. `ports`: of the doors that are open. `more`: routes of what is made elsewhere.
 
     The middleware speaks for `/v1`, `/ingress`, `/live/streams` and `/api/v1` only, unknown paths there included; all else passes by.
     """
@@ -59,22 +57,18 @@ class Api:
         projects: Projects,
         keys: Keys,
         ingresses: Ingresses,
-        lives: IngressLives,
+        sources: Sources,
+        live: Live,
+        options: RoomOptions,
         log: audit.AuditLog,
         ports: Ports,
         renditions: Renditions | None = None,
-        options: RoomOptions | None = None,
         whep: WhepService | None = None,
         more: Iterable[AnyRoute] = (),
-        *,
-        sources: Sources,
-        pulls: Pulls | None = None,
     ) -> None:
         self._gatekeeper = gatekeeper
         self._origin = origin
         self._reading = Reading(config.limits.http_body_bytes, config.limits.request_timeout)
-        live = Live(registry, lives, pulls)
-        ports = replace(ports, whip=ports.whip and config.rtc.enabled)
         where = (projects, ingresses, live, origin, ports)
         self.typed: list[AnyRoute] = [
             *BaxCloud(*where, sources).routes,
@@ -85,7 +79,7 @@ class Api:
             *Sessions(registry, origin, ports, renditions).routes,
             *Admin(projects).routes,
             *KeysApi(projects, keys).routes,
-            *(Viewers(projects, options, whep, log).routes if options is not None else ()),
+            *Viewers(Desk(projects, origin, ports), options, whep, log).routes,
             *more,
         ]
 

@@ -7,8 +7,9 @@ from typing import Any, Literal
 import msgspec
 
 from medianode import clock
+from medianode.api.desk import Desk
+from medianode.api.live import instant
 from medianode.api.problems import OPERATOR
-from medianode.api.recordings import Desk
 from medianode.api.router import AnyRoute, Call, Empty, Route
 from medianode.api.shapes import Data
 from medianode.auth import Permission, Principal
@@ -94,7 +95,7 @@ class UploadsApi:
                 state="waiting" if found.outage is not None else "uploading" if queue.files else "idle",
                 files=queue.files,
                 bytes=queue.nbytes,
-                oldest_since=None if queue.oldest is None else clock.iso(queue.oldest),
+                oldest_since=instant(queue.oldest),
                 running=[RunningUpload(key, sent, size) for key, sent, size in found.running],
                 outage=None if found.outage is None else _outage(found.outage),
             )

@@ -8,16 +8,16 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from medianode import clock
+from medianode.api.desk import Desk
 from medianode.api.problems import OPERATOR
 from medianode.api.router import AnyRoute, Call, Empty, Route
 from medianode.api.sessions import Filter
 from medianode.api.shapes import Data, Page, page_of
 from medianode.auth import Permission, Principal
 from medianode.control.audit import AuditLog
-from medianode.control.projects import Projects
 from medianode.control.room_options import Options, RoomOptions
 from medianode.egress.whep.service import Watcher, WhepService
-from medianode.errors import Forbidden, InvalidRequest, NotFound, PeerGone
+from medianode.errors import InvalidRequest, NotFound, PeerGone
 from medianode.media.names import room_name
 from medianode.media.track import Kind
 
@@ -69,8 +69,8 @@ class RoomOptionsChange(msgspec.Struct, rename="camel"):
 
 
 class Viewers:
-    def __init__(self, projects: Projects, options: RoomOptions, whep: WhepService | None, log: AuditLog) -> None:
-        self._projects = projects
+    def __init__(self, desk: Desk, options: RoomOptions, whep: WhepService | None, log: AuditLog) -> None:
+        self._desk = desk
         self._log = log
         self._options = options
         self._whep = whep
@@ -139,9 +139,7 @@ class Viewers:
         return Data(_shown(options))
 
     async def _room(self, call: Call[Principal, Any, Empty]) -> tuple[str, str]:
-        project = await self._projects.find(call.path("project"))
-        if project is None or not (call.who.node or call.who.project_id == project.id):
-            raise Forbidden("expected a project that this key may use", code="other-project")
+        project = await self._desk.project(call)
         return project.id, room_name(project.slug, call.path("room"))
 
     def _visible(self, who: Principal) -> list[Watcher]:

@@ -76,14 +76,15 @@ def greeting(config: Config, ready: Ready, *, show: bool = True) -> str:
     lines = ["", f"medianode {__version__} is running", "", f"  start page   {base}/"]
     ingress, project = ready.first.ingress, ready.first.project
     if ingress is not None and project is not None:
-        key = ingress.stream_key if show else f"in the answer of {base}/api/v1/apps/{project.slug}/ingress (with the API key)"
+        key = ingress.stream_key if show else "STREAM_KEY"
+        told = key if show else f"in the answer of {base}/api/v1/apps/{project.slug}/ingress (with the API key)"
         lines += [
             f"  play         {base}/play/{project.slug}/{ingress.room}",
             "",
             f"  OBS server   rtmp://{host}:{ready.rtmp_port}/{project.slug}",
-            f"  stream key   {key}",
-            *((f"  by SRT       srt://{host}:{ready.srt_port}?streamid={key if show else 'STREAM_KEY'}",) if ready.srt_port else ()),
-            f"  try it       {_program()} push testsrc rtmp://{host}:{ready.rtmp_port}/{project.slug}/{key if show else 'STREAM_KEY'}",
+            f"  stream key   {told}",
+            *((f"  by SRT       srt://{host}:{ready.srt_port}?streamid={key}",) if ready.srt_port else ()),
+            f"  try it       {_program()} push testsrc rtmp://{host}:{ready.rtmp_port}/{project.slug}/{key}",
         ]
     if ready.first.admin_key and show:
         lines += ["", f"  API key      {ready.first.admin_key}   (shown this once; kept in {ready.first.admin_key_file})"]

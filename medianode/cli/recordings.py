@@ -19,7 +19,6 @@ from medianode.control.nodes import open_node_id
 from medianode.control.projects import Projects
 from medianode.control.recording_ledger import RecordingLedger
 from medianode.control.recording_places import MOST_PROJECTS, RecordingPlaces
-from medianode.control.recording_policy import policy_of
 from medianode.control.recording_recovery import Recovery
 from medianode.control.retention import Retention
 from medianode.errors import ConfigError
@@ -27,7 +26,7 @@ from medianode.events import Bus
 from medianode.media.names import room_name
 from medianode.store import projects, recording_files, recordings
 from medianode.store.database import Database, Transaction
-from medianode.store.recordings import Recording
+from medianode.store.recordings import Choice, Recording
 
 
 def add(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -50,7 +49,7 @@ async def _list(arguments: argparse.Namespace, config: Config) -> int:
         room = room_name(project.slug, arguments.room) if project is not None and arguments.room else arguments.room
         async with db.read() as tx:
             limit = max(1, min(arguments.limit, 10_000))
-            found, total = await recordings.page(tx, None if project is None else project.id, room=room, limit=limit)
+            found, total = await recordings.page(tx, None if project is None else project.id, Choice(room=room or ""), limit=limit)
             there = await recording_files.left(tx, [r.id for r in found if r.reason != "clip"])
             opened = {r.id: await _opened(tx, r) for r in found if r.state == "recording"}
     print(f"{'ID':<25} {'STARTED':<20} {'SECONDS':>9} {'BYTES':>13} {'STATE':<10} {'PIN':<3} ROOM")
@@ -93,8 +92,7 @@ async def _forecast(arguments: argparse.Namespace, config: Config) -> int:
         if arguments.project is None:
             found = await forecasts.of_node()
         else:
-            project = await Projects(db, bus).get(arguments.project)
-            found = await forecasts.of_project(project, policy_of(project))
+            found = await forecasts.of_project(await Projects(db, bus).get(arguments.project))
     view = msgspec.to_builtins(forecast_view(found, node=True))
     for part in (view, *view["disks"]):
         part["writeRate"] = None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 from medianode import clock
+from medianode.api.deliveries import parsed
 from medianode.cli.commands import EXIT_FAILED, Commands, Run, command, database, group
 from medianode.config import Config
 from medianode.control.deliveries import Deliveries
@@ -185,7 +186,7 @@ async def _deliveries(arguments: argparse.Namespace, config: Config) -> int:
             states=(arguments.state,) if arguments.state else (),
             type=arguments.event,
             stream=arguments.stream,
-            since=_instant("--since", arguments.since),
+            since=parsed("--since", arguments.since),
             before_id=arguments.before,
         )
         found = await desk.deliveries.list(wanted, max(1, min(arguments.limit, 1000)))
@@ -219,8 +220,8 @@ async def _replay(arguments: argparse.Namespace, config: Config) -> int:
             project_id=desk.project.id,
             endpoint_id=arguments.id,
             ids=tuple(arguments.number),
-            since=_instant("--since", arguments.since),
-            until=_instant("--until", arguments.until),
+            since=parsed("--since", arguments.since),
+            until=parsed("--until", arguments.until),
             after_cursor=arguments.after,
             states=(arguments.state,) if arguments.state else (),
             type=arguments.event,
@@ -272,12 +273,3 @@ def number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 15):
         raise ValueError
     return int(text)
-
-
-def _instant(option: str, text: str) -> float | None:
-    if not text:
-        return None
-    try:
-        return clock.seconds(text)
-    except ValueError:
-        raise InvalidRequest(f"{option}: expected RFC 3339 with its zone, 2026-03-29T14:30:00Z, got {text!r}") from None

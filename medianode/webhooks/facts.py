@@ -96,6 +96,10 @@ class Fact:
     def __post_init__(self) -> None:
         assert self.type in TYPES, self.type
 
+    def event_id(self, name: str, number: int) -> str:
+        """Of the event that is the `number`th (from 0) that a dialect makes of it: its own, and the same whenever it is made."""
+        return str(uuid.uuid5(uuid.UUID(self.id), f"{name}/{number}")) if number else self.id
+
 
 def matches(patterns: tuple[str, ...], name: str) -> bool:
     """Does an endpoint with these patterns want the event of this name? `*` stands for any part: `live.*`, `video.live_stream.*`, `*`."""

@@ -53,6 +53,13 @@ async def test_a_test_stream_is_disabled_when_its_time_is_over(tmp_path: Path) -
             assert (answer.status, answer.headers["X-Error-Code"]) == (400, "test-stream")
 
 
+async def test_a_node_without_webrtc_tells_no_address_of_it(tmp_path: Path) -> None:
+    async with running(tmp_path, rtc={"enabled": False}) as node, ClientSession(node.http, headers=node.admin) as http:
+        assert (await told(http, "POST", "", {}))["whipUrl"] is None
+        async with http.post("/api/v1/apps/live/ingress", json={"inputType": "whip"}) as answer:
+            assert (answer.status, answer.headers["X-Error-Code"]) == (501, "whip-not-enabled")
+
+
 async def test_an_encoder_that_is_back_within_the_window_goes_on_and_one_that_is_not_begins_anew(tmp_path: Path) -> None:
     async with running(tmp_path) as node, ClientSession(node.http, headers=node.admin) as http:
         made = await told(http, "POST", "", {"inputMediaSettings": {"reconnectWindow": 60}})

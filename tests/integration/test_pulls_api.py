@@ -104,8 +104,19 @@ async def test_addresses_that_may_not_be_fetched_are_refused_in_words(tmp_path: 
             "participantIdentity": "cam",
             "url": "rtsp://u:p4ss@198.51.100.1/x?token=t0ken",
         }
-        status, made = await client.ask("POST", "/v1/ingress", {**new, "onDemand": True})
-        assert status in (201, 400), made  # 198.51.100.0/24 is documentation's, and special
+        status, body = await client.ask("POST", "/v1/ingress", {**new, "onDemand": True})  # 198.51.100.0/24 is documentation's
+        assert (status, "private or special address" in str(body)) == (400, True), body
+        assert "p4ss" not in str(body)
+        assert "t0ken" not in str(body)
+        new["url"] = new["url"].replace("198.51.100.1", "93.184.216.34")
+        status, made = await client.ask("POST", "/v1/ingress", {**new, "onDemand": True})  # not opened: nobody asks for it
+        assert (status, made["inputType"], made["url"]) == (201, "URL_INPUT", "rtsp://u:***@93.184.216.34/x?token=***")
+        for one in (f"/v1/ingress/{made['id']}", f"{APP}/ingress/{made['id']}"):
+            status, body = await client.ask("PATCH", one, {"record": True, "url": "rtsp://u:p4ss@169.254.169.254/cam"})
+            assert (status, "private or special address" in str(body)) == (400, True), body
+        _, now = await client.ask("GET", f"/v1/ingress/{made['id']}")
+        assert (now["record"], now["url"]) == (False, made["url"]), "of what is refused nothing is done"
+        assert "p4ss" not in client.said
 
 
 class Client:

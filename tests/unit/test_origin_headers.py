@@ -6,9 +6,9 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
-from medianode.egress.rtmp_publish import parse_rtmp_url
 from medianode.errors import InvalidRequest
 from medianode.origin import Origin
+from medianode.protocols.rtmp.url import parse_rtmp_url
 
 
 class Transport:

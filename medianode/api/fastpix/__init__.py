@@ -7,7 +7,7 @@ from medianode.api.fastpix.media import Media
 from medianode.api.fastpix.playback import PlaybackIds
 from medianode.api.fastpix.shapes import Desk
 from medianode.api.fastpix.signing_keys import SigningKeys
-from medianode.api.fastpix.simulcast import Simulcast, Targets
+from medianode.api.fastpix.simulcast import Simulcast
 from medianode.api.fastpix.streams import Streams
 from medianode.api.live import Live
 from medianode.api.router import AnyRoute
@@ -17,12 +17,11 @@ from medianode.control.live_streams import LiveStreams
 from medianode.control.projects import Projects
 from medianode.control.recordings import Recordings
 from medianode.control.signing_keys import SigningKeys as UseCases
+from medianode.control.targets import Targets
 from medianode.origin import Origin
 
 
 class FastPix:
-    """`targets` None: the node does not simulcast; `assets` and `recordings` None: it does not record."""
-
     def __init__(
         self,
         projects: Projects,
@@ -31,15 +30,15 @@ class FastPix:
         live: Live,
         origin: Origin,
         ports: Ports,
-        targets: Targets | None = None,
-        assets: Assets | None = None,
-        recordings: Recordings | None = None,
+        targets: Targets,
+        assets: Assets,
+        recordings: Recordings,
     ) -> None:
         desk = Desk(projects, live, origin, ports)
         self.routes: list[AnyRoute] = [
             *Streams(desk, streams, assets).routes,
-            *(Media(desk, assets, recordings).routes if assets is not None and recordings is not None else ()),
+            *Media(desk, assets, recordings).routes,
             *PlaybackIds(desk, streams).routes,
             *SigningKeys(desk, keys).routes,
-            *(Simulcast(desk, streams, targets).routes if targets is not None else ()),
+            *Simulcast(desk, streams, targets).routes,
         ]

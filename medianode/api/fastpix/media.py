@@ -5,13 +5,14 @@ Media come from live streams only: nothing is uploaded or fetched here. Each has
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, UnsetType
 
 from medianode import clock
-from medianode.api.fastpix.shapes import Data, Desk, Listed, Metadata, Pagination, PlaybackView, Success
+from medianode.api.fastpix.shapes import Data, Desk, Filter, Listed, Metadata, PlaybackView, Success, listed
+from medianode.api.fields import Text
 from medianode.api.problems import FASTPIX
 from medianode.api.router import AnyRoute, Call, Empty, Route
 from medianode.api.urls import Urls
@@ -57,17 +58,11 @@ class MediaObject(msgspec.Struct, rename="camel"):
     download_url: str
 
 
-class Filter(msgspec.Struct, rename="camel"):
-    limit: Annotated[int, Meta(ge=1, le=100)] = 10
-    offset: Annotated[int, Meta(ge=1, le=1_000_000, description="The page, from 1")] = 1
-    order_by: Literal["asc", "desc"] = "desc"
-
-
 class ChangeMedia(msgspec.Struct):
     """What is absent stays as it is."""
 
     metadata: Metadata | UnsetType = UNSET
-    title: Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*(?!\n)$")] | UnsetType = UNSET
+    title: Text | UnsetType = UNSET
 
 
 class Media:
@@ -81,8 +76,7 @@ class Media:
         common: dict[str, Any] = {"dialect": FASTPIX, "tag": "FastPix", "auth": Permission.LIVE}
         one: dict[str, Any] = {"path": "/v1/on-demand/{media}", "aliases": ("/on-demand/{media}",), **common}
         ids: dict[str, Any] = {"response": Data[PlaybackView], "example": Data(True, _EXAMPLE.playback_ids[0]), **common}
-        listed: dict[str, Any] = {"query": Filter, "response": Listed[MediaObject], **common}
-        page = Listed(True, [_EXAMPLE], Pagination(1, 1, 1))
+        paged: dict[str, Any] = {"query": Filter, "response": Listed[MediaObject], "example": listed([_EXAMPLE], 1, 1, 10), **common}
         return [
             Route(
                 method="GET",
@@ -90,8 +84,7 @@ class Media:
                 aliases=("/on-demand",),
                 handler=self.list_media,
                 summary="List media: the recordings of live streams",
-                example=page,
-                **listed,
+                **paged,
             ),
             Route(
                 method="GET",
@@ -99,8 +92,7 @@ class Media:
                 aliases=("/on-demand/{stream}/live-clips",),
                 handler=self.list_of_stream,
                 summary="List the media of one live stream",
-                example=page,
-                **listed,
+                **paged,
             ),
             Route(method="GET", handler=self.get, response=Data[MediaObject], summary="One media", example=Data(True, _EXAMPLE), **one),
             Route(
@@ -156,11 +148,11 @@ class Media:
 
     async def _page(self, call: Call[Principal, Empty, Filter], stream: str | None) -> Listed[MediaObject]:
         project, wanted = await self._desk.project(call.who), call.query
-        first = (wanted.offset - 1) * wanted.limit
-        newest = wanted.order_by == "desc"
-        found, total = await self._assets.list(project.id, ingress_id=stream, newest_first=newest, limit=wanted.limit, offset=first)
+        found, total = await self._assets.list(
+            project.id, ingress_id=stream, newest_first=wanted.newest_first, limit=wanted.limit, offset=wanted.first
+        )
         objects = [await self._object(call, recording) for recording in await self._recordings.whole(found)]
-        return Listed(True, objects, Pagination(total, wanted.offset, -(-total // wanted.limit)))
+        return listed(objects, total, wanted.offset, wanted.limit)
 
     async def _find(self, call: Call[Principal, Any, Any]) -> Recording:
         return await self._assets.get((await self._desk.project(call.who)).id, call.path("media"))

@@ -124,6 +124,21 @@ class Data(msgspec.Struct, Generic[T]):
     data: T
 
 
+class Filter(msgspec.Struct, rename="camel"):
+    limit: Annotated[int, Meta(ge=1, le=100)] = 10
+    offset: Annotated[int, Meta(ge=1, le=1_000_000, description="The page, from 1")] = 1
+    order_by: Literal["asc", "desc"] = "desc"
+
+    @property
+    def first(self) -> int:
+        """How many there are before the page."""
+        return (self.offset - 1) * self.limit
+
+    @property
+    def newest_first(self) -> bool:
+        return self.order_by == "desc"
+
+
 class Pagination(msgspec.Struct, rename="camel"):
     """`currentOffset`: the page, from 1; `offsetCount`: how many pages there are."""
 
@@ -136,6 +151,10 @@ class Listed(msgspec.Struct, Generic[T]):
     success: bool
     data: list[T]
     pagination: Pagination
+
+
+def listed(rows: list[T], total: int, page: int, limit: int) -> Listed[T]:
+    return Listed(True, rows, Pagination(total, page, -(-total // limit)))
 
 
 class PlaybackView(msgspec.Struct, rename="camel"):
@@ -217,7 +236,7 @@ class Desk:
         return Urls.of(self._origin, call.request, self._ports)
 
     def stream(
-        self, call: Call[Principal, Any, Any], broadcast: Broadcast, targets: Iterable[PushTarget] = (), media_ids: Iterable[str] = ()
+        self, call: Call[Principal, Any, Any], broadcast: Broadcast, targets: Iterable[PushTarget], media_ids: Iterable[str]
     ) -> StreamObject:
         urls, ingress, stream = self.urls(call), broadcast.ingress, broadcast.stream
         slug, dvr = ingress.room.removesuffix(f"-{ingress.id}"), None

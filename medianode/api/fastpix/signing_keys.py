@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from medianode import clock
-from medianode.api.fastpix.shapes import Data, Desk, Listed, Pagination
+from medianode.api.fastpix.shapes import Data, Desk, Listed, listed
 from medianode.api.problems import FASTPIX
 from medianode.api.router import AnyRoute, Call, Empty, Route
 from medianode.auth import Permission, Principal
@@ -98,7 +98,7 @@ class SigningKeys:
         found, total = await self._keys.list(project.id, limit, (page - 1) * limit)
         workspace = [Workspace(project.id, project.slug, "production")]
         rows = [KeyRow(key.id, clock.iso(key.created_at, 6), workspace) for key in found]
-        return Listed(True, rows, Pagination(total, page, -(-total // limit)))
+        return listed(rows, total, page, limit)
 
     async def get(self, call: Call[Principal, Empty, Empty]) -> Data[PublicKey]:
         key = await self._keys.get((await self._desk.project(call.who)).id, call.path("key"))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -14,6 +13,7 @@ from medianode.api.router import AnyRoute, Call, Empty, Route
 from medianode.auth import Permission, Principal
 from medianode.control.broadcasts import Broadcast
 from medianode.control.live_streams import LiveStreams
+from medianode.control.targets import Targets
 from medianode.errors import Conflict, NotFound
 from medianode.media.names import shown
 from medianode.store.projects import Project
@@ -21,30 +21,6 @@ from medianode.store.targets import PushTarget
 
 Url = Annotated[str, Meta(min_length=1, max_length=2000)]
 Key = Annotated[str, Meta(max_length=1000)]
-
-
-class Targets(Protocol):
-    """`control.targets.Targets`."""
-
-    async def create(
-        self,
-        project: Project,
-        room: str,
-        url: str,
-        stream_key: str | None = None,
-        *,
-        ingress_id: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-        enabled: bool = True,
-    ) -> PushTarget: ...
-
-    async def get(self, project_id: str, target_id: str) -> PushTarget: ...
-
-    async def change(
-        self, project_id: str, target_id: str, *, enabled: bool | None = None, metadata: Mapping[str, str] | None = None
-    ) -> PushTarget: ...
-
-    async def delete(self, project_id: str, target_id: str) -> object: ...
 
 
 class CreateSimulcast(msgspec.Struct, rename="camel"):

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 
 from medianode.api.fastpix.shapes import (
     ChangeStream,
     CreateStream,
     Data,
     Desk,
+    Filter,
     InputMediaSettings,
     Listed,
-    Pagination,
     PlaybackSettings,
     PlaybackView,
     SrtPlayback,
     StreamObject,
     Success,
+    listed,
     stored,
 )
 from medianode.api.problems import FASTPIX
@@ -31,18 +30,12 @@ from medianode.control.broadcasts import Broadcast
 from medianode.control.live_streams import LiveStreams, Policy
 
 
-class Filter(msgspec.Struct, rename="camel"):
-    limit: Annotated[int, Meta(ge=1, le=100)] = 10
-    offset: Annotated[int, Meta(ge=1, le=1_000_000, description="The page, from 1")] = 1
-    order_by: Literal["asc", "desc"] = "desc"
-
-
 class Views(msgspec.Struct):
     views: int
 
 
 class Streams:
-    def __init__(self, desk: Desk, streams: LiveStreams, assets: Assets | None = None) -> None:
+    def __init__(self, desk: Desk, streams: LiveStreams, assets: Assets) -> None:
         self._desk = desk
         self._streams = streams
         self._assets = assets
@@ -70,7 +63,7 @@ class Streams:
                 query=Filter,
                 response=Listed[StreamObject],
                 summary="List live streams",
-                example=Listed(True, [_EXAMPLE], Pagination(1, 1, 1)),
+                example=listed([_EXAMPLE], 1, 1, 10),
                 **many,
             ),
             Route(method="GET", handler=self.get, response=Data[StreamObject], summary="One live stream", example=example, **_one(common)),
@@ -153,14 +146,13 @@ class Streams:
 
     async def list_page(self, call: Call[Principal, Empty, Filter]) -> Listed[StreamObject]:
         project, wanted = await self._desk.project(call.who), call.query
-        first = (wanted.offset - 1) * wanted.limit
-        found, total = await self._streams.list(project.id, newest_first=wanted.order_by == "desc", limit=wanted.limit, offset=first)
+        found, total = await self._streams.list(project.id, newest_first=wanted.newest_first, limit=wanted.limit, offset=wanted.first)
         targets = await self._streams.targets(*(broadcast.ingress.id for broadcast in found))
-        media = await self._media_ids(*(broadcast.ingress.id for broadcast in found))
+        media = await self._assets.ids_of([broadcast.ingress.id for broadcast in found])
         objects = [
             self._desk.stream(call, b, [t for t in targets if t.ingress_id == b.ingress.id], media.get(b.ingress.id, ())) for b in found
         ]
-        return Listed(True, objects, Pagination(total, wanted.offset, -(-total // wanted.limit)))
+        return listed(objects, total, wanted.offset, wanted.limit)
 
     async def get(self, call: Call[Principal, Empty, Empty]) -> Data[StreamObject]:
         return await self._object(call, await self._find(call))
@@ -203,11 +195,8 @@ class Streams:
 
     async def _object(self, call: Call[Principal, Any, Any], broadcast: Broadcast) -> Data[StreamObject]:
         stream_id = broadcast.ingress.id
-        media = (await self._media_ids(stream_id)).get(stream_id, ())
+        media = (await self._assets.ids_of([stream_id])).get(stream_id, ())
         return Data(True, self._desk.stream(call, broadcast, await self._streams.targets(stream_id), media))
-
-    async def _media_ids(self, *stream_ids: str) -> Mapping[str, Sequence[str]]:
-        return {} if self._assets is None else await self._assets.ids_of(stream_ids)
 
 
 def _one(common: dict[str, Any], rest: str = "") -> dict[str, Any]:

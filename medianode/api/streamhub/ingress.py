@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from medianode.api.changes import ChangeIngress
+from medianode.api.changes import ChangeIngress, NewPull, change_ingress
 from medianode.api.fields import OptionalIdentity, RoomName, Text
 from medianode.api.live import Live, instant
 from medianode.api.problems import STREAMHUB
@@ -18,14 +18,14 @@ from medianode.auth import Door, Permission, Principal, Takeover
 from medianode.control.ingress_state import State
 from medianode.control.ingresses import LIST_LIMIT, Ingresses
 from medianode.control.projects import Projects
-from medianode.control.sources import PullChange, PullOptions, Sources, Wait, masked_source
+from medianode.control.sources import Sources, masked_source
 from medianode.errors import InvalidRequest, NotEnabled, NotFound
-from medianode.ingress.pull.order import Transport
 from medianode.origin import Origin
 from medianode.store.ingresses import Ingress as Row
 
-KINDS = (Door.RTMP, Door.WHIP, Door.URL)
 InputType = Literal["rtmp", "whip", "url"]
+INPUT_TYPES: dict[Door, InputType] = {Door.RTMP: "rtmp", Door.WHIP: "whip", Door.URL: "url"}
+KINDS = tuple(INPUT_TYPES)
 Status = Literal["inactive", "buffering", "publishing", "error", "complete"]
 STATUS: dict[State, Status] = {
     State.INACTIVE: "inactive",
@@ -36,7 +36,7 @@ STATUS: dict[State, Status] = {
 }
 
 
-class NewIngress(msgspec.Struct, rename="camel"):
+class NewIngress(NewPull, rename="camel"):
     """`url` goes with inputType url. `requirePassword` (ours, for rtmp): the encoder must then bring the `stream_password` as well.
 
     With url, ours too: `transport` of rtsp://, `onDemand` (fetched only while somebody watches), `silence` and `frozenVideo` in seconds,
@@ -49,15 +49,10 @@ class NewIngress(msgspec.Struct, rename="camel"):
     room: RoomName = ""
     participant_identity: OptionalIdentity = ""
     participant_name: Text = ""
-    url: Annotated[str, Meta(max_length=2000)] = ""
     enable_transcoding: bool = True
     require_password: bool = False
     takeover: Takeover = Takeover.REJECT
     record: bool = False
-    transport: Transport = "auto"
-    on_demand: bool = False
-    silence: Wait | None = None
-    frozen_video: Wait | None = None
 
 
 class Filter(msgspec.Struct):
@@ -164,7 +159,7 @@ class Ingress:
                 handler=self.change_ingress,
                 request=ChangeIngress,
                 response=Data[IngressRow],
-                summary="Record what is published through it, or no more",
+                summary="Record it or no more; fetch it from elsewhere or in another way; switch it off or on",
                 request_example=ChangeIngress(record=True),
                 example=Data(_ROW),
                 **one,
@@ -193,11 +188,9 @@ class Ingress:
 
     async def create_ingress(self, call: Call[Principal, NewIngress, Empty]) -> Data[IngressGrant]:
         new = call.body
-        pull = None
-        if new.input_type == "url":
-            pull = await self._sources.check(new.url, PullOptions(new.transport, new.on_demand, new.silence, new.frozen_video))
+        pull = await self._sources.check(new.url, new.options) if new.input_type == "url" else None
         if new.input_type == "whip" and not self._ports.whip:
-            raise NotEnabled(f"inputType {new.input_type} is not enabled on this node; use rtmp", code=f"{new.input_type}-not-enabled")
+            raise NotEnabled("inputType whip is not enabled on this node; use rtmp", code="whip-not-enabled")
         if new.input_type == "whip" and new.require_password:
             raise InvalidRequest("requirePassword: expected with inputType rtmp only: WHIP brings one secret, the stream key")
         row = await self._ingresses.create(
@@ -227,11 +220,8 @@ class Ingress:
         return Data(self._row(call, await self._find(call)))
 
     async def change_ingress(self, call: Call[Principal, ChangeIngress, Empty]) -> Data[IngressRow]:
-        row = await self._find(call)
-        if call.body.record is not UNSET:
-            row = await self._ingresses.set_record(row.project_id, row.id, call.body.record)
-        row = await self._sources.follow(row, PullChange.of(call.body), call.body.enabled)
-        return Data(self._row(call, row))
+        changed = await change_ingress(await self._find(call), call.body, self._ingresses, self._sources)
+        return Data(self._row(call, changed))
 
     async def delete_ingress(self, call: Call[Principal, Empty, Empty]) -> Data[IngressDeleted]:
         row = await self._find(call)
@@ -261,7 +251,7 @@ def ingress_row(row: Row, grant: dict[str, Any], live: Live) -> IngressRow:
     return IngressRow(
         **grant,
         name=row.participant_name or row.participant_identity,
-        input_type=_input_type(row),
+        input_type=INPUT_TYPES[Door(row.kind)],
         status=STATUS[live.state(row)],
         participant_identity=row.participant_identity,
         bitrate=round(sum(publication.meters[t.id].bitrate for t in publication.tracks if not t.layer)) if publication else 0,
@@ -274,10 +264,6 @@ def ingress_row(row: Row, grant: dict[str, Any], live: Live) -> IngressRow:
         error=live.error(row),
         record=row.record,
     )
-
-
-def _input_type(row: Row) -> InputType:
-    return "rtmp" if row.kind == Door.RTMP else "whip" if row.kind == Door.WHIP else "url"
 
 
 def _grant(row: Row, slug: str, urls: Urls) -> dict[str, Any]:

@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from medianode import clock
+from medianode.api.desk import Desk
 from medianode.api.fields import RoomName, Text
 from medianode.api.live import instant
 from medianode.api.problems import STREAMHUB
-from medianode.api.recordings import EXAMPLE, Desk, seconds
+from medianode.api.recordings import EXAMPLE, seconds
 from medianode.api.router import AnyRoute, Call, Empty, Route
 from medianode.api.shapes import Data, Page
 from medianode.api.urls import Urls
@@ -20,7 +22,7 @@ from medianode.control.projects import Projects
 from medianode.control.recordings import Recordings, Wanted
 from medianode.errors import NotFound
 from medianode.media.names import room_name, shown
-from medianode.store.recordings import Recording
+from medianode.store.recordings import Choice, Recording
 
 Status = Literal["recording", "ready", "failed"]
 STATUS: dict[str, Status] = {"recording": "recording", "finished": "ready", "failed": "failed"}
@@ -155,9 +157,9 @@ class Vods:
 
     async def list_vods(self, call: Call[Principal, Empty, Filter]) -> Page[Vod]:
         project, wanted, urls = await self._projects.get(call.path("app")), call.query, self._desk.urls(call)
-        room = room_name(project.slug, wanted.room) if wanted.room else None
-        state = STATES[wanted.status] if wanted.status is not None else None
-        found, total = await self._recordings.list(project.id, room=room, state=state, limit=wanted.limit, offset=wanted.offset)
+        room = room_name(project.slug, wanted.room) if wanted.room else ""
+        state = STATES[wanted.status] if wanted.status is not None else ""
+        found, total = await self._recordings.list(project.id, Choice(room=room, state=state), limit=wanted.limit, offset=wanted.offset)
         whole = await self._recordings.whole(found)
         return Page([vod(recording, project.slug, urls) for recording in whole], total, wanted.limit, wanted.offset)
 
@@ -198,7 +200,7 @@ def vod(recording: Recording, slug: str, urls: Urls) -> Vod:
         stream_id=f"{recording.room}/{recording.identity}" if recording.identity else recording.room,
         title=recording.title,
         status=STATUS[recording.state],
-        started_at=instant(recording.started_at) or "",
+        started_at=clock.iso(recording.started_at),
         ended_at=instant(recording.ended_at),
         duration=seconds(recording.duration),
         size=recording.nbytes,

@@ -10,7 +10,6 @@ comes as the file pipeline makes it.
 
 from __future__ import annotations
 
-import uuid
 from typing import Any
 
 import msgspec
@@ -109,7 +108,7 @@ def _recording(fact: Fact, subject: Subject) -> dict[str, Any]:
 def _enveloped(name: str, fact: Fact, data: Any, metadata: Any = None, number: int = 0) -> tuple[str, bytes]:
     body = {
         "event": name,
-        "eventId": str(uuid.uuid5(uuid.UUID(fact.id), f"{name}/{number}")) if number else fact.id,
+        "eventId": fact.event_id(name, number),
         "timestamp": clock.iso(fact.at),
         "projectId": fact.project_id,
         "metadata": metadata,

@@ -10,7 +10,6 @@ A target's stream key is shown by its last four characters, in profile `2026`; t
 
 from __future__ import annotations
 
-import uuid
 from typing import Any
 
 import msgspec
@@ -38,7 +37,7 @@ _STREAM = {
 _PREPARING = {"ingress.connected": ("connected", "preparing")}
 _TARGET = ("created", "starting", "broadcasting", "deleted")
 _ASSET = {"seed": ("video.asset.created",), "2026": ("video.media.created", "video.media.ready")}
-_ASSET_DELETED = {"2026": "video.media.deleted"}
+_ASSET_DELETED = {"seed": (), "2026": ("video.media.deleted",)}
 _STATUS = {
     "ingress.connected": "preparing",
     "ingress.recording": "preparing",
@@ -58,8 +57,7 @@ def names(profile: str) -> tuple[str, ...]:
         words.insert(2, "preparing")
     simulcast = ("simulcast", *_TARGET) if profile == "seed" else ("simulcast_target", *_TARGET[:3], "updated", _TARGET[3])
     targets = [f"video.live_stream.{simulcast[0]}.{word}" for word in simulcast[1:]]
-    assets = (*_ASSET[profile], *(name for of, name in _ASSET_DELETED.items() if of == profile))
-    return (*(f"video.live_stream.{word}" for word in words), *assets, *targets)
+    return (*(f"video.live_stream.{word}" for word in words), *_ASSET[profile], *_ASSET_DELETED[profile], *targets)
 
 
 def messages(fact: Fact, subject: Subject, profile: str) -> list[tuple[str, bytes]]:
@@ -102,11 +100,11 @@ def _playback(subject: Subject) -> list[dict[str, str]]:
 
 def _deleted(fact: Fact, subject: Subject, profile: str) -> list[tuple[str, bytes]]:
     """Of an asset, and all of it."""
-    name, recording = _ASSET_DELETED.get(profile), subject.recording
-    if name is None or recording is None or recording.media_id is None or not fact.data.get("whole", True):
+    recording = subject.recording
+    if recording is None or recording.media_id is None or not fact.data.get("whole", True):
         return []
     data = {"id": recording.media_id, "streamId": recording.ingress_id, "workspaceId": subject.project.id}
-    return [_enveloped(name, "media", recording.media_id, fact, subject, data, profile, 0)]
+    return [_enveloped(name, "media", recording.media_id, fact, subject, data, profile, 0) for name in _ASSET_DELETED[profile]]
 
 
 def _asset(fact: Fact, subject: Subject) -> dict[str, Any]:
@@ -187,10 +185,9 @@ def _target(target: PushTarget) -> dict[str, Any]:
 def _enveloped(
     name: str, kind: str, object_id: str, fact: Fact, subject: Subject, data: dict[str, Any], profile: str, number: int
 ) -> tuple[str, bytes]:
-    event_id = str(uuid.uuid5(uuid.UUID(fact.id), f"{name}/{number}")) if number else fact.id
     environment = {"name": subject.project.name, "id": subject.project.id}
     head: dict[str, Any] = {"type": name}
-    about = {"object": {"type": kind, "id": object_id}, "id": event_id}
+    about = {"object": {"type": kind, "id": object_id}, "id": fact.event_id(name, number)}
     at = clock.iso(fact.at, 6)
     if profile == "seed":
         tail: dict[str, Any] = {"createdAt": at, "attempts": [], "accessor_source": None, "accessor": None}

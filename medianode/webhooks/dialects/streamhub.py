@@ -10,7 +10,6 @@ pulls) our own names are written as it would write them.
 
 from __future__ import annotations
 
-import uuid
 from typing import Any
 
 import msgspec
@@ -135,7 +134,7 @@ def _recording(word: str, app: str, base: str, data: Any) -> list[Told]:
 def _enveloped(name: str, app: str, fact: Fact, data: dict[str, Any], number: int) -> tuple[str, bytes]:
     at = clock.iso(fact.at)
     body = {
-        "id": str(uuid.uuid5(uuid.UUID(fact.id), f"{name}/{number}")) if number else fact.id,
+        "id": fact.event_id(name, number),
         "event": name,
         "app": app,
         "room": data.get("room"),

@@ -18,13 +18,15 @@ from medianode.api import Api, Ports
 from medianode.api.audit import AuditApi
 from medianode.api.clips import ClipsApi
 from medianode.api.deliveries import DeliveriesApi
+from medianode.api.desk import Desk
 from medianode.api.events import EventsApi
 from medianode.api.fallbacks import FallbacksApi
 from medianode.api.fastpix import FastPix
+from medianode.api.forecast import ForecastApi
 from medianode.api.links import LinksApi
 from medianode.api.live import Live
 from medianode.api.pulls import PullsApi
-from medianode.api.recordings import Desk, RecordingsApi
+from medianode.api.recordings import RecordingsApi
 from medianode.api.streamhub import Vods
 from medianode.api.targets import TargetsApi
 from medianode.api.uploads import UploadsApi
@@ -40,6 +42,7 @@ from medianode.control.deliveries import Deliveries
 from medianode.control.evictions import Evictions
 from medianode.control.fallbacks import Fallbacks
 from medianode.control.feed import EventFeed
+from medianode.control.forecast import Forecasts
 from medianode.control.gatekeeper import HouseGatekeeper
 from medianode.control.ingresses import Ingresses
 from medianode.control.keys import Keys
@@ -170,14 +173,14 @@ class House:
         self.streams = LiveStreams(self.db, self.bus, self.ingresses, playback_ids=self.config.limits.playback_ids)
         signing_keys = SigningKeys(self.db, self.bus, per_project=self.config.limits.signing_keys)
         targets = Targets(self.db, self.bus, self.config.limits, Outbound(("127.0.0.0/8",), no_names))
-        live, ports = Live(self.registry, self.lives), Ports(rtmp=1935)
+        limits, sources = self.config.limits, Sources(self.ingresses, Outbound(("127.0.0.0/8",), no_names))
+        pulls = Pulls(self.db, self.bus, self.registry, self.gate.pull, "", self.config.pull, limits.pulls)
+        live, ports = Live(self.registry, self.lives, pulls), Ports(rtmp=1935, whip=self.config.rtc.enabled)
         self.options = RoomOptions(self.db, self.bus)
         self._record()
         recorded = (self.assets, self.recordings)
         fastpix = FastPix(self.projects, self.streams, signing_keys, live, origin, ports, targets, *recorded)
         desk = Desk(self.projects, origin, ports)
-        limits, sources = self.config.limits, Sources(self.ingresses, Outbound(("127.0.0.0/8",), no_names))
-        pulls = Pulls(self.db, self.bus, self.registry, self.gate.pull, "", self.config.pull, limits.pulls)
         more = [
             *WebhooksApi(self.projects, webhooks).routes,
             *DeliveriesApi(self.projects, deliveries).routes,
@@ -188,13 +191,14 @@ class House:
             *FallbacksApi(self.projects, Fallbacks(self.db, self.bus, self.registry, limits), self.registry, limits).routes,
             *PullsApi(self.projects, self.ingresses, sources, pulls).routes,
             *AuditApi(AuditLog(self.db), self.projects).routes,
+            *ForecastApi(desk, Forecasts(self.db, self.config.recording, self.places, self.retention, "node")).routes,
             *RecordingsApi(desk, self.recordings, Catalogue(self.db)).routes,
             *ClipsApi(desk, self.clips).routes,
             *UploadsApi(desk, Uploads(self.db, self.bus, Objects(Outbound(), requests=1), "node", bound=1)).routes,
             *Vods(self.projects, self.ingresses, self.recordings, desk).routes,
         ]
-        who = (self.config, origin, self.gate, self.registry, self.projects, self.keys, self.ingresses, self.lives)
-        self.api = Api(*who, AuditLog(self.db), ports, options=self.options, more=more, sources=sources)
+        use_cases = (self.projects, self.keys, self.ingresses, sources, live, self.options, AuditLog(self.db))
+        self.api = Api(self.config, origin, self.gate, self.registry, *use_cases, ports, more=more)
         self.app = web.Application(middlewares=[self.api.middleware])
         self.app.add_routes(self.api.routes())
         self.client: TestClient[Any, Any] | None = None
@@ -205,14 +209,14 @@ class House:
         self.tape = Tape(self.bus)
         self.places = RecordingPlaces(self.config, self.db, self.bus)
         where = (self.db, self.bus, self.registry, self.options, self.lives, self.places)
-        self.recordings = Recordings(*where, node_id="node", bound=10)
-        self.recordings.recorder = self.tape
-        self.recordings.discard = Retention(self.db, self.bus, self.config.recording, self.places, "node").delete
-        self.assets = Assets(self.db)
-        self.clips = Clips(self.db, self.recordings, self.places, node_id="node", preroll=10.0, longest=3600.0)
         self.ledger = RecordingLedger(self.db, self.bus, "node", 100, self.lives.write)
         self.ledger.on_end = self._recorded
-        self.recordings.settle = self.ledger.write
+        self.retention = Retention(self.db, self.bus, self.config.recording, self.places, "node")
+        hooks = {"settle": self.ledger.write, "discard": self.retention.delete, "note": Catalogue(self.db).note}
+        self.recordings = Recordings(*where, **hooks, node_id="node", bound=10)
+        self.recordings.recorder = self.tape
+        self.assets = Assets(self.db)
+        self.clips = Clips(self.db, self.recordings, self.places, node_id="node", preroll=10.0, longest=3600.0)
 
     async def _recorded(self, tx: Transaction, recording: Recording) -> None:
         await self.recordings.on_end(tx, recording)

@@ -82,6 +82,7 @@ async def test_it_is_openapi_3_1_and_holds_together(house: Any) -> None:
     ids = [o["operationId"] for o in operations]
     assert len(set(ids)) == len(ids)
     assert {tag for o in operations for tag in o["tags"]} == {t["name"] for t in root["tags"]}
+    assert len({t["description"] for t in root["tags"]}) == len(root["tags"])
     refs = set(re.findall(r'"\$ref":"#/components/schemas/([^"]+)"', msgspec.json.encode(root).decode()))
     assert refs <= set(root["components"]["schemas"])
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+", name) for name in root["components"]["schemas"])

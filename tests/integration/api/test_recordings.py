@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from medianode import clock
+from medianode.errors import LimitExceeded
 from medianode.media.parts import Part, pack
 from medianode.store import recording_files, recordings, schema
 from medianode.store.recording_files import RecordingFile
@@ -178,6 +181,15 @@ async def test_by_room_state_and_time(house: Any, key: str) -> None:
     assert [(s["recordingId"], s["gap"], s["here"]) for s in timeline["stretches"]] == [(made, "", True)]
 
 
+async def test_the_node_s_directories_are_told_to_keys_of_the_node_only(house: Any, tmp_path: Path) -> None:
+    await house.places.open()
+    of_node = (await house.ask("GET", "/api/v1/recordings/forecast", key=house.admin)).data
+    assert [disk["directory"] for disk in of_node["disks"]] == [str(tmp_path / "recordings")]
+    own = (await house.ask("GET", f"{SOME}/forecast")).data
+    assert [disk["directory"] for disk in own["disks"]] == [None]
+    assert (await house.ask("GET", "/api/v1/recordings/forecast")).status == 403
+
+
 # StreamHub
 
 
@@ -253,6 +265,25 @@ async def test_an_option_that_changes_while_on_air_counts_at_once(house: Any, ke
         await until("start", "stop", "start", "stop")
 
 
+async def test_an_option_that_cannot_be_followed_is_told_in_the_log(
+    house: Any, key: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = (await house.ask("GET", f"{HUB}/ingress?room=demo")).data[0]["ingressId"]
+
+    def full(order: Any, preroll: float = 0.0) -> None:
+        raise LimitExceeded("the node makes 1 recordings already", code="node-full")
+
+    monkeypatch.setattr(house.tape, "start", full)
+    async with background(house.recordings.serve()):
+        await house.ask("PATCH", f"{HUB}/ingress/{made}", {"record": True})
+        await house.ask("PUT", "/api/v1/projects/live/rooms/demo/options", {"record": True})
+        async with asyncio.timeout(5):
+            while caplog.text.count("the node makes 1 recordings already") < 2:
+                await asyncio.sleep(0.01)
+    assert f"ingress {made} is not recorded" in caplog.text
+    assert "room live-demo is not recorded" in caplog.text
+
+
 # clips
 
 
@@ -297,7 +328,15 @@ async def recorded(house: Any, directory: Path, began: float) -> Recording:
     return found
 
 
-async def test_a_clip_of_the_past_outlives_what_it_was_cut_from(house: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("links", [True, False])
+async def test_a_clip_of_the_past_outlives_what_it_was_cut_from(
+    house: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
     began = 1_774_794_600.0
     await recorded(house, tmp_path / "source", began)
     asked = {"from": clock.iso(began + 12), "to": clock.iso(began + 25), "title": "Door", "pinned": True}
@@ -309,7 +348,7 @@ async def test_a_clip_of_the_past_outlives_what_it_was_cut_from(house: Any, tmp_
     assert (await house.ask("DELETE", f"{SOME}/rec_source")).status == 204
     assert not (tmp_path / "source").exists()
     directory = tmp_path / "recordings" / "live" / "live-demo" / made.data["id"]
-    assert [path.read_bytes()[:1] for path in sorted(directory.glob("*.mp4"))] == [b"\2", b"\3"]
+    assert [path.read_bytes() for path in sorted(directory.glob("*.mp4"))] == [b"\2" * 1000, b"\3" * 1000]
     assert await told(house) == ["recording.finished", "recording.deleted"]
 
 
@@ -319,7 +358,7 @@ async def test_a_clip_whose_files_are_gone_leaves_nothing(house: Any, tmp_path: 
     (tmp_path / "source" / "000002.mp4").unlink()
     refused = await house.ask("POST", "/api/v1/projects/live/rooms/demo/clips", {"from": str(began + 1), "to": str(began + 25)})
     assert (refused.status, refused.headers["X-Error-Code"]) == (503, "clip-not-made")
-    assert [path for path in (tmp_path / "recordings").rglob("*") if path.suffix == ".mp4"] == []
+    assert list((tmp_path / "recordings").glob("live/*")) == []
     assert (await house.ask("GET", f"{SOME}?reason=clip")).body["total"] == 0
 
 
@@ -331,3 +370,14 @@ async def test_a_clip_around_now_has_its_preroll_and_ends_by_itself(house: Any, 
             await asyncio.sleep(0.02)
     await house.ledger.write()
     assert (await house.ask("GET", f"{SOME}/{made.data['id']}")).data["pinned"] is True
+
+
+async def test_a_clip_that_is_to_be_pinned_is_not_deleted_while_it_runs_until_it_is_unpinned(house: Any, key: str) -> None:
+    made = await house.ask("POST", "/api/v1/projects/live/rooms/demo/clips", {"before": 5, "after": 60, "pinned": True})
+    one = f"{SOME}/{made.data['id']}"
+    refused = await house.ask("DELETE", one)
+    assert (refused.status, refused.headers["X-Error-Code"]) == (409, "pinned")
+    assert [word for word, _ in house.tape.events] == ["start"], "nor was it stopped"
+    await house.ask("PATCH", one, {"pinned": False})
+    assert (await house.ask("POST", f"{one}/stop")).data["pinned"] is False
+    assert (await house.ask("DELETE", one)).status == 204

@@ -9,6 +9,7 @@ import msgspec
 from medianode.api.openapi import template
 from medianode.api.router import AnyRoute
 
+CAMERA = "rtsp://viewer:s3cret@127.0.0.1/cam"
 PUSH = {"url": "rtmp://live.example.net/live", "streamKey": "0123456789abcdef"}
 
 
@@ -27,6 +28,7 @@ async def belongings(house: Any) -> dict[str, str]:
     return {
         "ingress": ingress["ingressId"],
         "stream key": ingress["streamKey"],
+        "pulls": (await made("/api/v1/apps/live/ingress", {"inputType": "url", "room": "gate", "url": CAMERA}))["ingressId"],
         "ws-ingest": (await made("/api/v1/apps/live/ws-ingest", {"room": "cam"}))["id"],
         "webhooks": hook["id"],
         "streams": stream["streamId"],
@@ -46,7 +48,8 @@ async def belongings(house: Any) -> dict[str, str]:
 def url_of(route: AnyRoute, app: str, have: dict[str, str]) -> str:
     path = template(route.path)
     parts = path.split("/")
-    own = {kind: have[kind] for kind in ("signing-keys", "keys", "simulcast", "targets", "ws-ingest", "webhooks", "ingress", "streams")}
+    kinds = ("signing-keys", "keys", "simulcast", "targets", "pulls", "ws-ingest", "webhooks", "ingress", "streams")
+    own = {kind: have[kind] for kind in kinds}
     session = have["session"].replace("/", "%2F")
     names = {
         "app": app,

@@ -1,4 +1,4 @@
-"""What `medianode doctor` says of WebRTC."""
+"""What `medianode doctor` says of WebRTC and SRT."""
 
 from __future__ import annotations
 
@@ -42,6 +42,19 @@ async def test_a_taken_port_and_what_to_do() -> None:
     (warning,) = (f for f in found if f.level == "warn")
     assert str(taken.port) in warning.text
     assert "ss -lunp" in warning.advice
+
+
+def test_srt_s_port() -> None:
+    def said(port: int, **srt: Any) -> list[tuple[str, str]]:
+        config = msgspec.convert({"srt": {"listen": f"127.0.0.1:{port}", **srt}, "http": {"listen": "127.0.0.1:1"}}, Config)
+        return [(f.level, f.advice) for f in doctor._srt(config)]
+
+    taken = UdpSocket("127.0.0.1", 0)
+    ((level, advice),) = said(taken.port)
+    assert (level, "ss -lunp" in advice) == ("warn", True)
+    assert said(taken.port, enabled=False) == []
+    taken.close()
+    assert said(0) == [("ok", "")]
 
 
 async def test_small_socket_buffers_and_the_sysctl_that_helps(monkeypatch: pytest.MonkeyPatch) -> None:
