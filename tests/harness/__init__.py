@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,9 +19,10 @@ from medianode import tasks
 from medianode.codecs import h264
 from medianode.config import Config
 from medianode.daemon import Daemon, Ready
-from medianode.egress.rtmp_publish import RtmpPublisher, open_publisher, parse_rtmp_url
+from medianode.egress.rtmp_publish import RtmpPublisher, open_publisher
 from medianode.media.packet import Packet
 from medianode.media.track import Codec, Track
+from medianode.protocols.rtmp.url import parse_rtmp_url
 from medianode.routing.room import Room
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
@@ -90,9 +93,18 @@ async def running(data_dir: Path, **sections: dict[str, Any]) -> AsyncIterator[N
         daemon = Daemon(configure(data_dir, **sections))
         async with daemon.running() as ready:
             yield Node(daemon, ready)
+    except BaseExceptionGroup as group:
+        raise _alone(group) from None
     finally:
         tasks.raise_bugs = False
     assert not bugs, bugs
+
+
+def _alone(error: BaseException) -> BaseException:
+    """What failed, out of the groups of the daemon's services around it: pytest shows ten of them, and then nothing of the test."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 class Run(NamedTuple):
@@ -116,6 +128,16 @@ async def run(*command: str, timeout: float = 60.0) -> Run:
 
 async def ffmpeg(*arguments: str, timeout: float = 60.0, program: str = FFMPEG) -> Run:
     return await run(program, "-hide_banner", "-nostdin", "-loglevel", "warning", *arguments, timeout=timeout)
+
+
+TICKS = ["-fps_mode", "passthrough", "-enc_time_base:v", "1/90000"]
+"""Stamps as they are. FFmpeg's own are whole frames, and two pictures may be on one where they are slewed to their sound, or spliced."""
+
+
+async def plays(source: str | Path, *options: str, program: str = FFMPEG) -> None:
+    """FFmpeg decodes all of it and has nothing to complain of. `options` are of the input."""
+    played = await ffmpeg("-xerror", *options, "-i", str(source), *TICKS, "-f", "null", "-", program=program)
+    assert (played.code, played.output.strip()) == (0, ""), f"{source}: {played.output}"
 
 
 def moving_picture(seconds: float, *, size: str = "320x240", rate: int = 30, realtime: bool = True) -> list[str]:
@@ -164,3 +186,16 @@ async def until(condition: Any, timeout: float = 10.0) -> None:
     async with asyncio.timeout(timeout):
         while not condition():
             await asyncio.sleep(0.02)
+
+
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+    """On loopback, for a program that cannot say which one it was given."""
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """RST instead of FIN."""
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()

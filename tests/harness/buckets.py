@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from harness import free_port, reset
 from medianode.outbound import Outbound
 from medianode.store.objects import Bucket, Objects
 from medianode.tasks import TaskSet
@@ -24,9 +24,7 @@ class BucketService:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
@@ -140,10 +138,3 @@ class Wire:
                 if cut is not None:
                     reset(writer)
                     return
-
-
-def reset(writer: asyncio.StreamWriter) -> None:
-    """RST, not FIN."""
-    sock = writer.get_extra_info("socket")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
-    writer.transport.abort()

@@ -122,7 +122,7 @@ async def test_redirects_are_not_followed() -> None:
 
 async def test_tls_is_verified(tmp_path: Path) -> None:
     certificate = open_certificate(Config(data_dir=str(tmp_path), public_url="https://localhost"), tmp_path)
-    (tmp_path / "ca.pem").write_bytes(certificate.pem if isinstance(certificate.pem, bytes) else certificate.pem.encode())
+    (tmp_path / "ca.pem").write_bytes(certificate.pem)
     async with serving(context=certificate.context) as server:
         there = bucket(f"https://localhost:{server.port}")
         with pytest.raises(PeerError) as raised:

@@ -3,42 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession
-from harness import Node, publishing, running, send_second
-from soak.program import Program, environment, serving
+from harness import Node, running
+from soak.program import Program, environment, on_air, serving
 
 from medianode.store import outbox
 
 TARGETS = "/api/v1/apps/live/rooms/studio/targets"
 ALLOW = {"allow": ["127.0.0.0/8"]}
+PAUSE = 0.25
+"""Seconds between seconds of media: what a target needs to be found out."""
 
 pytestmark = pytest.mark.alone
-
-
-@asynccontextmanager
-async def on_air(url: str) -> AsyncIterator[None]:
-    """A second of media every quarter of one, until the node is no more."""
-
-    async def send() -> None:
-        async with publishing(url) as publisher:
-            second = 0
-            while True:
-                await send_second(publisher, second)
-                second += 1
-                await asyncio.sleep(0.25)
-
-    task = asyncio.ensure_future(send())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait((task,))
 
 
 async def ask(session: ClientSession, node: Node | Program, method: str, path: str, body: Any = None) -> Any:
@@ -76,7 +56,7 @@ async def test_who_has_the_room_on_air_pushes_and_kill_9_leaves_nothing_broadcas
             session.headers.update(a.admin)
             shared = {"url": postgres_url, "secret_file": str(a_dir / "secret.key")}
             async with running(b_dir, store=shared, outbound=ALLOW) as b:
-                async with on_air(f"{a.rtmp}/live/{a.key}"):
+                async with on_air(f"{a.rtmp}/live/{a.key}", PAUSE):
                     # asked for at the one that does not have the room
                     made = await ask(session, b, "POST", "", {"url": f"{receiver.rtmp}/live", "streamKey": receiver.key})
                     target = made["id"]
@@ -89,7 +69,7 @@ async def test_who_has_the_room_on_air_pushes_and_kill_9_leaves_nothing_broadcas
                 assert (await ask(session, b, "GET", f"/{target}"))["state"] == "broadcasting", "nobody could tell"
                 async with serving(a_dir, here) as again:
                     assert (await ask(session, b, "GET", f"/{target}"))["state"] == "idle"
-                    async with on_air(f"{again.rtmp}/live/{again.key}"):
+                    async with on_air(f"{again.rtmp}/live/{again.key}", PAUSE):
                         await becomes(session, again, target, "broadcasting")
                         assert len(received()) == 1
                     await becomes(session, b, target, "idle")

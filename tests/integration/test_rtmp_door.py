@@ -11,8 +11,9 @@ import pytest
 from aiohttp import ClientSession
 from harness import Node, publishing, running, send_second, until
 
-from medianode.egress.rtmp_publish import open_publisher, parse_rtmp_url
+from medianode.egress.rtmp_publish import open_publisher
 from medianode.errors import PeerError
+from medianode.protocols.rtmp.url import parse_rtmp_url
 from medianode.routing import room as room_module
 
 LIMITS = {"handshake_timeout": 1.0, "tcp_connections_per_peer": 12}

@@ -15,7 +15,7 @@ import jwt
 import pytest
 from aiohttp import ClientSession
 from fastpix_python import Fastpix, errors, models
-from harness import H264_AAC, Node, ffmpeg, ffmpeg_process, moving_picture, run, running, until
+from harness import H264_AAC, TICKS, Node, ffmpeg, ffmpeg_process, moving_picture, run, running, until
 
 from medianode import clock
 
@@ -38,7 +38,7 @@ def publish(node: Node, stream: Any, seconds: float = 60) -> list[str]:
 
 async def played(url: str, *arguments: str) -> None:
     """FFmpeg decodes two seconds of picture and sound."""
-    done = await ffmpeg(*arguments, "-i", url, "-t", "2", "-map", "0:v", "-map", "0:a", "-xerror", "-f", "null", "-")
+    done = await ffmpeg(*arguments, "-i", url, "-t", "2", "-map", "0:v", "-map", "0:a", "-xerror", *TICKS, "-f", "null", "-")
     assert done.code == 0, done.output
 
 

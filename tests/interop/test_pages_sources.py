@@ -20,9 +20,9 @@ HIDE = """hidden => {
 }"""
 
 
-async def test_a_camera_on_demand_is_added_called_by_who_looks_and_left_alone_by_who_does_not(tmp_path: Path, browser: Browser) -> None:
-    page = await browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(PATIENCE)
+async def test_a_camera_on_demand_is_added_called_by_who_looks_and_left_alone_by_who_does_not(
+    tmp_path: Path, browser: Browser, page: Page
+) -> None:
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     pull = {"on_demand_idle": 1.0, "first_retry": 0.2, "last_retry": 0.5}

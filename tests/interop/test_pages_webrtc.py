@@ -183,10 +183,13 @@ async def test_back_up_the_ladder_once_real_time_works(tmp_path: Path, page: Pag
     async with running(tmp_path) as real:
         push = [*moving_picture(120, size="640x360"), *H264_AAC, "-f", "flv", f"{real.rtmp}/live/{real.key}"]
         async with ffmpeg_process(*push):
+            await page.clock.install()
             await page.route("**/whep/**", lambda route: route.abort())
             await page.goto(f"{real.http}/play/live/studio")
             await state(page, "playing", "hls")
             await page.unroute("**/whep/**")
+            await moves(page)
+            await page.clock.fast_forward(30_000)  # after so long it is tried again
             await page.wait_for_selector("[data-player][data-mode=whep]", timeout=60_000)
             await state(page, "playing", "whep")
             await moves(page)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession
-from harness import H264_AAC, Node, ffmpeg, ffmpeg_process, moving_picture, run, running, until
+from harness import H264_AAC, TICKS, Node, ffmpeg, ffmpeg_process, free_port, moving_picture, plays, run, running, until
 
 pytestmark = pytest.mark.interop
 MODULE = "/usr/lib/nginx/modules/ngx_rtmp_module.so"
@@ -29,25 +28,33 @@ SECONDS = 6.0
 class Nginx:
     rtmp: int
     recordings: Path
+    pid: int
 
     @property
     def url(self) -> str:
         return f"rtmp://127.0.0.1:{self.rtmp}/live"
 
+    async def recording(self, node: Node, target: dict[str, Any]) -> Path:
+        """The one that there is, whole: the target is deleted, which makes nginx close it."""
+        async with ClientSession(headers=node.admin) as session:
+            url = f"{node.http}/api/v1/apps/live/rooms/studio/targets/{target['id']}"
+            async with session.delete(url) as response:
+                assert response.status == 204, await response.text()
+        (file,) = self.recordings.iterdir()
+        opened = Path(f"/proc/{self.pid}/fd")
+        await until(lambda: str(file) not in {os.path.realpath(each) for each in opened.iterdir()})
+        return file
+
 
 @asynccontextmanager
 async def nginx(root: Path) -> AsyncIterator[Nginx]:
     """`live` records what comes and knows the key `good` only."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = int(sock.getsockname()[1])
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        http = int(sock.getsockname()[1])
+    port, http = free_port(), free_port()
     recordings = root / "recordings"
     recordings.mkdir(parents=True)
-    user = "user root;" if os.geteuid() == 0 else ""
     (root / "nginx.conf").write_text(f"""
 load_module {MODULE};
-daemon off; worker_processes 1; pid {root}/pid; error_log {root}/error.log error; {user}
+daemon off; master_process off; pid {root}/pid; error_log {root}/error.log error;
 events {{ worker_connections 256; }}
 rtmp {{ server {{ listen 127.0.0.1:{port};
   application live {{ live on; record all; record_path {recordings}; record_suffix .flv;
@@ -59,7 +66,7 @@ http {{ access_log off; client_body_temp_path {root}/b; proxy_temp_path {root}/p
     process = await asyncio.create_subprocess_exec("/usr/sbin/nginx", "-p", str(root), "-c", str(root / "nginx.conf"), "-e", "stderr")
     try:
         await until((root / "pid").exists)
-        yield Nginx(port, recordings)
+        yield Nginx(port, recordings, process.pid)
     finally:
         process.terminate()
         await process.wait()
@@ -105,13 +112,8 @@ async def test_the_recording_of_the_target_is_whole(tmp_path: Path, codecs: list
         assert (good["state"], good["error"]) == ("broadcasting", ""), good
         assert wrong["state"] == "failed", wrong
         assert good["droppedPackets"] == 0
-        async with ClientSession(headers=node.admin) as session:  # which closes the recording
-            await session.delete(f"{node.http}/api/v1/apps/live/rooms/studio/targets/{good['id']}")
-        await asyncio.sleep(0.5)
-        (recording,) = target.recordings.iterdir()
-        decoded = await ffmpeg("-loglevel", "error", "-xerror", "-i", str(recording), "-f", "null", "-")
-        assert decoded.code == 0
-        assert not decoded.output.strip(), decoded.output
+        recording = await target.recording(node, good)
+        await plays(recording, "-loglevel", "error")
         times = await packets(recording)
         assert set(times) == {"audio", "video"}
         for kind, stamps in times.items():
@@ -131,10 +133,7 @@ async def test_the_encoder_is_gone_and_back_within_the_window(tmp_path: Path) ->
             assert sent.code == 0, sent.output
         (view,) = await targets(node)
         assert (view["state"], view["attempts"]) == ("broadcasting", 1)
-        async with ClientSession(headers=node.admin) as session:
-            await session.delete(f"{node.http}/api/v1/apps/live/rooms/studio/targets/{view['id']}")
-        await asyncio.sleep(0.5)
-        (recording,) = target.recordings.iterdir()
+        recording = await target.recording(node, view)
         decoded = await ffmpeg("-loglevel", "error", "-xerror", "-i", str(recording), "-f", "null", "-")
         assert decoded.code == 0, decoded.output
         times = await packets(recording)
@@ -165,12 +164,9 @@ async def test_the_encoder_is_killed_and_a_slate_fills_the_gap(tmp_path: Path) -
             assert done.code == 0, done.output
             (view,) = await targets(node)
             assert (view["state"], view["attempts"], view["droppedPackets"]) == ("broadcasting", 1, 0)
-            await session.delete(f"/api/v1/apps/live/rooms/studio/targets/{view['id']}")
-        await asyncio.sleep(0.5)
-    (recording,) = target.recordings.iterdir()
-    ticks = ["-fps_mode", "passthrough", "-enc_time_base:v", "1/90000"]  # FFmpeg's own would round two pictures onto one
+        recording = await target.recording(node, view)
     for file in (recording, played):
-        decoded = await ffmpeg("-loglevel", "error", "-xerror", "-i", str(file), *ticks, "-f", "null", "-")
+        decoded = await ffmpeg("-loglevel", "error", "-xerror", "-i", str(file), *TICKS, "-f", "null", "-")
         assert decoded.code == 0, decoded.output
         assert not decoded.output.strip(), decoded.output
         for kind, stamps in (await packets(file)).items():

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession
 from harness import H264_AAC, ffmpeg_process, moving_picture, running, until
 from harness.chromium import Lab
+from harness.pages import shoot
 from playwright.async_api import Browser
 
 pytestmark = pytest.mark.interop
-SHOTS = os.environ.get("SLATE_SHOTS", "")
-"""A directory for screenshots."""
 PIXEL = """() => {
   const video = document.querySelector('video');
   const canvas = Object.assign(document.createElement('canvas'), {width: 1, height: 1});
@@ -34,12 +32,12 @@ async def test_the_viewer_of_an_encoder_that_is_killed_sees_the_slate_and_then_t
             await viewer.play("studio")
             await viewer.plays(30)
             bars = await viewer.page.evaluate(PIXEL)
-            await shot(viewer, "encoder")
+            await shoot(viewer.page, "slate-before")
         await until(lambda: node.room().slated)
         await viewer.forget()
         await viewer.plays(30)
         grey = await viewer.page.evaluate(PIXEL)
-        await shot(viewer, "slate")
+        await shoot(viewer.page, "slate")
         assert max(grey) < 60, (bars, grey)
         assert max(bars) > 100, (bars, grey)
         async with ffmpeg_process(*source):
@@ -47,11 +45,6 @@ async def test_the_viewer_of_an_encoder_that_is_killed_sees_the_slate_and_then_t
             await viewer.forget()
             await viewer.plays(30)
             back = await viewer.page.evaluate(PIXEL)
-            await shot(viewer, "back")
+            await shoot(viewer.page, "slate-after")
         assert max(back) > 100, back
         assert (await viewer.seen()).states == ["connecting", "connected"]
-
-
-async def shot(viewer: Lab, name: str) -> None:
-    if SHOTS:
-        await viewer.page.screenshot(path=f"{SHOTS}/{name}.png")

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,7 +14,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from harness import Node, publishing, running, send_second, until
+from harness import Node, free_port, publishing, running, send_second, until
 
 from medianode.webhooks import signature
 
@@ -30,12 +29,6 @@ def program(name: str) -> str:
     """The block of the README that begins with a comment of this file's name."""
     (block,) = re.findall(rf"^```\w+\n((?:#|//) {re.escape(name)}\n.*?)^```", README, re.MULTILINE | re.DOTALL)
     return str(block)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Receiver:

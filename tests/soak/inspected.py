@@ -14,6 +14,7 @@ from aiohttp import web
 from medianode import cli, daemon
 from medianode.config import Config
 from medianode.egress import rtmp_play
+from medianode.egress.hls import service as hls
 from medianode.egress.push.service import PushService
 from medianode.egress.whep.lane import Lane
 from medianode.egress.whep.layers import Stay
@@ -134,5 +135,6 @@ class Inspected(daemon.Daemon):
 
 
 if __name__ == "__main__":
+    hls.LINGER = 5.0  # playlists that have ended; the test waits for the last of them, twice
     daemon.Daemon = Inspected  # type: ignore[misc]  # where `serve` looks it up
     sys.exit(cli.main())

@@ -151,8 +151,8 @@ async def _greeting(process: asyncio.subprocess.Process, log_file: Path) -> str:
 
 
 @asynccontextmanager
-async def on_air(target: str) -> AsyncIterator[asyncio.Task[None]]:
-    """A publisher of made-up media in real time, as long as the block. The task fails when the node puts it out."""
+async def on_air(target: str, pause: float = 1.0) -> AsyncIterator[asyncio.Task[None]]:
+    """A publisher of made-up media, a second of it each `pause`, as long as the block. The task fails when the node puts it out."""
 
     async def publish() -> None:
         async with publishing(target) as publisher:
@@ -162,7 +162,7 @@ async def on_air(target: str) -> AsyncIterator[asyncio.Task[None]]:
                 while not watching.done():
                     await send_second(publisher, second)
                     second += 1
-                    await asyncio.wait([watching], timeout=1.0)
+                    await asyncio.wait([watching], timeout=pause)
                 watching.result()
             finally:
                 watching.cancel()

@@ -11,8 +11,6 @@ import os
 import random
 import re
 import resource
-import socket
-import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientError, ClientSession, ClientTimeout
-from harness import FFMPEG, H264_AAC, ffmpeg, moving_picture, publishing, run, send_second
+from harness import FFMPEG, H264_AAC, ffmpeg, moving_picture, publishing, reset, run, send_second
 from PIL import Image
 from soak.calls import Calls
 from soak.program import Program, create_ingress, environment, last_sequence, on_air, playlist, serving
@@ -340,12 +338,6 @@ def picture(rng: random.Random) -> bytes:
     out = io.BytesIO()
     Image.new("RGB", (160, 120), (rng.randrange(256), rng.randrange(256), rng.randrange(256))).save(out, "JPEG")
     return out.getvalue()
-
-
-def reset(writer: asyncio.StreamWriter) -> None:
-    """RST instead of FIN."""
-    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()
 
 
 IDLE = (
