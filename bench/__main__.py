@@ -1,4 +1,4 @@
-"""All benchmarks, or those named, one after another: `python -m bench [NAME …] [--quick]`. About ten minutes, with --quick two.
+"""All benchmarks, or those named, one after another: `python -m bench [NAME …] [--quick]`. About twenty minutes.
 
 Each runs in a process of its own and under a time limit; one that fails or is over its limit does not hide the others, and makes the exit
 code 1.

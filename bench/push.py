@@ -7,13 +7,11 @@ processes alone, and with what the node spends on serving them. Target: at most 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from subprocess import Popen
 
 from bench import rig
 
@@ -22,57 +20,24 @@ LIMIT = 0.5
 APP = "/api/v1/apps/live"
 
 
-def call(server: rig.Server, method: str, path: str, body: object = None) -> object:
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{server.http}{path}",
-        data=None if body is None else json.dumps(body).encode(),
-        method=method,
-        headers={"Authorization": f"Bearer {server.admin}", "Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=30) as response:
-        text = response.read()
-    return json.loads(text) if text else None
-
-
 @contextmanager
 def pushed(server: rig.Server, peer: rig.Server, count: int) -> Iterator[None]:
     """`count` targets of the one room, all broadcasting."""
     for i in range(count):
         body = {"url": f"rtmp://127.0.0.1:{peer.rtmp}/live", "streamKey": f"push{i}"}
-        call(server, "POST", f"{APP}/rooms/s0/targets", body)
+        server.call("POST", f"{APP}/rooms/s0/targets", body)
     time.sleep(SETTLE)
     yield
-    found = call(server, "GET", f"{APP}/targets")
-    assert isinstance(found, dict)
-    sad = [target for target in found["data"] if target["state"] != "broadcasting" or target["droppedPackets"]]
-    if sad or len(found["data"]) != count:
+    found = server.call("GET", f"{APP}/targets")["data"]
+    sad = [target for target in found if target["state"] != "broadcasting" or target["droppedPackets"]]
+    if sad or len(found) != count:
         raise RuntimeError(f"not all broadcasting: {sad}")
 
 
-@contextmanager
-def copied(server: rig.Server, peer: rig.Server, count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+def copied(server: rig.Server, peer: rig.Server, count: int) -> AbstractContextManager[list[Popen[bytes]]]:
     """`count` FFmpegs that do the same from outside."""
-    running: list[subprocess.Popen[bytes]] = []
-    source = f"rtmp://127.0.0.1:{server.rtmp}/live/s0"
-    try:
-        for i in range(count):
-            command = [rig.FFMPEG, "-hide_banner", "-loglevel", "error", "-i", source, "-c", "copy", "-f", "flv"]
-            target = f"rtmp://127.0.0.1:{peer.rtmp}/live/copy{i}"
-            running.append(subprocess.Popen([*command, target], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        time.sleep(SETTLE)
-        yield running
-        if any(process.poll() is not None for process in running):
-            raise RuntimeError("an FFmpeg ended early")
-    finally:
-        rig.stop(*running)
-
-
-def measure(pids: list[int], seconds: float) -> list[float]:
-    """Percent of a core of each process tree over the same window."""
-    before = [rig.sample(pid) for pid in pids]
-    time.sleep(seconds)
-    after = [rig.sample(pid) for pid in pids]
-    return [(b.cpu - a.cpu) / (b.wall - a.wall) * 100 for a, b in zip(before, after, strict=True)]
+    arguments = ["-i", f"rtmp://127.0.0.1:{server.rtmp}/live/s0", "-c", "copy", "-f", "flv"]
+    return rig.ffmpegs(([*arguments, f"rtmp://127.0.0.1:{peer.rtmp}/live/copy{i}"] for i in range(count)), settle=SETTLE)
 
 
 def main(counts: tuple[int, ...] = (1, 10), seconds: float = 15.0) -> int:
@@ -88,11 +53,11 @@ def main(counts: tuple[int, ...] = (1, 10), seconds: float = 15.0) -> int:
             rig.publishers(f"rtmp://127.0.0.1:{server.rtmp}/live/{{name}}", 1, rig.clip()),
         ):
             time.sleep(SETTLE)
-            (idle,) = measure([server.pid], seconds)
+            (idle,) = rig.shares([server.pid], seconds)
             with copied(server, peer, count) as processes:
-                serving, *theirs = measure([server.pid, *(process.pid for process in processes)], seconds)
+                serving, *theirs = rig.shares([server.pid, *(process.pid for process in processes)], seconds)
             with pushed(server, peer, count):
-                (ours,) = measure([server.pid], seconds)
+                (ours,) = rig.shares([server.pid], seconds)
         own, ffmpeg, served = (ours - idle) / count, sum(theirs) / count, (serving - idle) / count
         over = over or (count == max(counts) and own > LIMIT * ffmpeg)
         print(f"  {count:3} targets: medianode {own:.2f} % | FFmpeg -c copy {ffmpeg:.2f} % + {served:.2f} % serving it", end=" ")

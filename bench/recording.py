@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from bench import rig
@@ -29,47 +27,23 @@ from medianode.protocols.fmp4_read import Extent
 
 SETTLE = 5.0
 LIMIT, WRITTEN = 0.75, 1.05
-
-
-def call(server: rig.Server, method: str, path: str, body: object = None) -> dict[str, object]:
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{server.http}{path}",
-        data=None if body is None else json.dumps(body).encode(),
-        method=method,
-        headers={"Authorization": f"Bearer {server.admin}", "Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=30) as response:
-        text = response.read()
-    found = json.loads(text) if text else {}
-    assert isinstance(found, dict)
-    return found
+RECORDINGS = "/api/v1/projects/live/recordings"
 
 
 @contextmanager
 def recorded(server: rig.Server, count: int) -> Iterator[None]:
-    started = [call(server, "POST", "/api/v1/apps/live/recording/start", {"roomName": f"s{i}"}) for i in range(count)]
+    started = [server.call("POST", RECORDINGS, {"room": f"s{i}"})["data"]["id"] for i in range(count)]
     time.sleep(SETTLE)
     yield
-    for each in started:
-        ident = each["vodId"] if "vodId" in each else each["data"]["vodId"]  # type: ignore[index]
-        call(server, "POST", f"/api/v1/apps/live/recording/{ident}/stop")
+    for recording_id in started:
+        server.call("POST", f"{RECORDINGS}/{recording_id}/stop")
 
 
-@contextmanager
-def segmented(server: rig.Server, count: int, into: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+def segmented(server: rig.Server, count: int, into: Path) -> AbstractContextManager[list[subprocess.Popen[bytes]]]:
     """`count` FFmpegs that do the same from outside."""
-    running: list[subprocess.Popen[bytes]] = []
-    try:
-        for i in range(count):
-            command = [rig.FFMPEG, "-hide_banner", "-loglevel", "error", "-i", f"rtmp://127.0.0.1:{server.rtmp}/live/s{i}", "-c", "copy"]
-            command += ["-f", "segment", "-segment_time", "60", "-segment_format", "mp4", str(into / f"{i}-%05d.mp4")]
-            running.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        time.sleep(SETTLE)
-        yield running
-        if any(process.poll() is not None for process in running):
-            raise RuntimeError("an FFmpeg ended early")
-    finally:
-        rig.stop(*running)
+    how = ["-c", "copy", "-f", "segment", "-segment_time", "60", "-segment_format", "mp4"]
+    sources = [f"rtmp://127.0.0.1:{server.rtmp}/live/s{i}" for i in range(count)]
+    return rig.ffmpegs((["-i", source, *how, str(into / f"{i}-%05d.mp4")] for i, source in enumerate(sources)), settle=SETTLE)
 
 
 def written(pids: list[int]) -> int:
@@ -80,17 +54,13 @@ def written(pids: list[int]) -> int:
 
 def measure(pids: list[int], seconds: float) -> tuple[list[float], int]:
     """Percent of a core of each process tree over the same window, and what they wrote."""
-    before, bytes_before = [rig.sample(pid) for pid in pids], written(pids)
-    time.sleep(seconds)
-    after, bytes_after = [rig.sample(pid) for pid in pids], written(pids)
-    cpu = [(b.cpu - a.cpu) / (b.wall - a.wall) * 100 for a, b in zip(before, after, strict=True)]
-    return cpu, bytes_after - bytes_before
+    before = written(pids)
+    return rig.shares(pids, seconds), written(pids) - before
 
 
 def figure(server: rig.Server, name: str) -> float:
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.http}/metrics", timeout=30) as response:
-        lines = response.read().decode().splitlines()
-    return max((float(line.rpartition(" ")[2]) for line in lines if line.startswith(name) and not line.startswith("#")), default=0.0)
+    """Of the disk where it is the largest."""
+    return max((value for sample, value in server.metrics().items() if sample.startswith(name)), default=0.0)
 
 
 def row(count: int, seconds: float, rate: float) -> bool:

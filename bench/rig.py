@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,14 @@ def measure(root: int, seconds: float) -> tuple[float, int]:
     return (after.cpu - before.cpu) / (after.wall - before.wall), after.rss
 
 
+def shares(roots: Sequence[int], seconds: float) -> list[float]:
+    """Percent of a core of each process tree, over the same window."""
+    before = [sample(pid) for pid in roots]
+    time.sleep(seconds)
+    after = [sample(pid) for pid in roots]
+    return [(b.cpu - a.cpu) / (b.wall - a.wall) * 100 for a, b in zip(before, after, strict=True)]
+
+
 def machine() -> str:
     """What the figures were measured on."""
     model = next(
@@ -107,21 +116,28 @@ def clip(seconds: int = 20, kbps: int = 2500, size: str = "1920x1080", fps: int 
 
 
 @contextmanager
-def publishers(url: str, count: int, source: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """`count` real-time publishers; {name} in the URL is s0, s1, …"""
+def ffmpegs(commands: Iterable[Sequence[str]], *, apart: float = 0.0, settle: float = 0.0) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """FFmpegs with these arguments, as long as the block, which begins `settle` seconds after the last. `apart`: seconds between two."""
     running: list[subprocess.Popen[bytes]] = []
-    command = [FFMPEG, "-hide_banner", "-loglevel", "error", "-re", "-stream_loop", "-1", "-i", str(source), "-c", "copy"]
-    command += ["-f", "flv", "-flvflags", "no_duration_filesize"]
     try:
-        for i in range(count):
-            running.append(subprocess.Popen([*command, url.format(name=f"s{i}")], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-            time.sleep(1.0 / count)
+        for arguments in commands:
+            command = [FFMPEG, "-hide_banner", "-loglevel", "error", *arguments]
+            running.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            time.sleep(apart)
+        time.sleep(settle)
         yield running
-        dead = sum(p.poll() is not None for p in running)
-        if dead:
-            raise RuntimeError(f"{dead} of {count} publishers ended early")
+        if dead := sum(process.poll() is not None for process in running):
+            raise RuntimeError(f"{dead} of {len(running)} FFmpegs ended early")
     finally:
         stop(*running)
+
+
+@contextmanager
+def publishers(url: str, count: int, source: Path) -> Iterator[None]:
+    """`count` real-time publishers; {name} in the URL is s0, s1, …"""
+    arguments = ["-re", "-stream_loop", "-1", "-i", str(source), "-c", "copy", "-f", "flv", "-flvflags", "no_duration_filesize"]
+    with ffmpegs(([*arguments, url.format(name=f"s{i}")] for i in range(count)), apart=1.0 / count):
+        yield
 
 
 def stop(*processes: subprocess.Popen[Any]) -> None:
@@ -156,6 +172,24 @@ class Server:
     rtmp: int
     admin: str = ""
 
+    def call(self, method: str, path: str, body: object = None) -> Any:
+        """The API, with the admin key."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.http}{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            method=method,
+            headers={"Authorization": f"Bearer {self.admin}", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as response:
+            text = response.read()
+        return json.loads(text) if text else None
+
+    def metrics(self) -> dict[str, float]:
+        """Samples by name with labels, as Prometheus writes them."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/metrics", timeout=30) as response:
+            lines = response.read().decode().splitlines()
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
+
 
 @contextmanager
 def medianode(**environment: str) -> Iterator[Server]:
@@ -173,14 +207,9 @@ def medianode(**environment: str) -> Iterator[Server]:
         wait_for(http, process)
         urllib.request.urlopen(f"http://127.0.0.1:{http}/readyz", timeout=30).read()  # the socket listens before the node serves
         admin = (root / "data" / "admin.key").read_text().strip()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{http}/api/v1/projects/live",
-            data=b'{"openPublish":true}',
-            method="PATCH",
-            headers={"Authorization": f"Bearer {admin}", "Content-Type": "application/json"},
-        )
-        urllib.request.urlopen(request).read()
-        yield Server(process.pid, http, rtmp, admin)
+        server = Server(process.pid, http, rtmp, admin)
+        server.call("PATCH", "/api/v1/projects/live", {"openPublish": True})
+        yield server
     finally:
         stop(process)
         shutil.rmtree(root, ignore_errors=True)

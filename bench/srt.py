@@ -14,23 +14,15 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from bench import rig
-from bench.push import measure
 
 SETTLE = 4.0
 LATENCY = 200_000
 """What callers ask for, µs."""
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def relay(pairs: list[tuple[int, int]], loss: float) -> None:
@@ -59,7 +51,7 @@ def relay(pairs: list[tuple[int, int]], loss: float) -> None:
 
 @contextmanager
 def lossy(targets: list[int], loss: float) -> Iterator[list[int]]:
-    ports = [free_port() for _ in targets]
+    ports = [rig.free_port() for _ in targets]
     process = multiprocessing.get_context("spawn").Process(target=relay, args=(list(zip(ports, targets, strict=True)), loss), daemon=True)
     process.start()
     time.sleep(1.0)
@@ -89,24 +81,22 @@ def callers(ports: list[int]) -> Iterator[None]:
 
 
 def on_air(server: rig.Server) -> int:
-    request = urllib.request.Request(f"http://127.0.0.1:{server.http}/metrics", headers={"Authorization": f"Bearer {server.admin}"})
-    text = urllib.request.urlopen(request, timeout=30).read().decode()
-    return int(float(next(line.split()[-1] for line in text.splitlines() if line.startswith("medianode_srt_connections "))))
+    return int(server.metrics()["medianode_srt_connections"])
 
 
 def ours(count: int, loss: float, seconds: float) -> float:
-    port = free_port()
+    port = rig.free_port()
     with rig.medianode(MEDIANODE__SRT__LISTEN=f"127.0.0.1:{port}", MEDIANODE__HLS__ENABLED="false") as server:
-        (idle,) = measure([server.pid], 4.0)
+        (idle,) = rig.shares([server.pid], 4.0)
         with lossy([port] * count, loss) as ports, callers(ports):
-            (busy,) = measure([server.pid], seconds)
+            (busy,) = rig.shares([server.pid], seconds)
             if (found := on_air(server)) != count:
                 raise RuntimeError(f"{found} of {count} publishers are on")
     return (busy - idle) / count
 
 
 def theirs(count: int, loss: float, seconds: float) -> float:
-    targets = [free_port() for _ in range(count)]
+    targets = [rig.free_port() for _ in range(count)]
     with ExitStack() as stack:
         receivers = []
         for target in targets:
@@ -116,7 +106,7 @@ def theirs(count: int, loss: float, seconds: float) -> float:
         stack.callback(rig.stop, *receivers)
         time.sleep(1.0)
         with lossy(targets, loss) as ports, callers(ports):
-            spent = measure([process.pid for process in receivers], seconds)
+            spent = rig.shares([process.pid for process in receivers], seconds)
             if any(process.poll() is not None for process in receivers):
                 raise RuntimeError("an FFmpeg ended early")
     return sum(spent) / count

@@ -16,7 +16,6 @@ import json
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 
 import aiohttp
@@ -200,10 +199,8 @@ async def control(seconds: float) -> list[float]:
 
 
 def node_lag(server: rig.Server) -> dict[str, float]:
-    text = urllib.request.urlopen(f"http://127.0.0.1:{server.http}/metrics", timeout=10).read().decode()
     start = 'medianode_loop_lag_seconds{quantile="'
-    rows = [line.removeprefix(start).partition('"} ') for line in text.splitlines() if line.startswith(start)]
-    return {q: float(value) for q, _, value in rows}
+    return {name.removeprefix(start).removesuffix('"}'): value for name, value in server.metrics().items() if name.startswith(start)}
 
 
 def main(seconds: float = 60.0) -> int:

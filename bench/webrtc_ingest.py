@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,15 +33,7 @@ def clip() -> Path:
 def whip_target(server: rig.Server, name: str) -> tuple[str, str]:
     """(URL, token) of a new ingress."""
     body = {"inputType": "WHIP_INPUT", "name": name, "roomName": name, "participantIdentity": name, "participantName": name}
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{server.http}/v1/ingress",
-        data=json.dumps(body).encode(),
-        headers={"Authorization": f"Bearer {server.admin}", "Content-Type": "application/json"},
-        method="POST",
-    )
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        made = json.loads(answer.read())
-    made = made.get("ingress", made.get("data", made))
+    made = server.call("POST", "/v1/ingress", body)
     return str(made["whipUrl"]), str(made["token"])
 
 
