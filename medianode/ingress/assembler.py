@@ -31,14 +31,15 @@ LAYER_WAIT = 0.7
 
 
 class Stream:
-    """One stream of the publisher. `copied`: the Track of another stream that this one repeats."""
+    """One stream of the publisher. `copied`: the Track of another stream that this one repeats. `heard`: something of it came."""
 
-    __slots__ = ("audio_clock", "copied", "elementary", "last_dts", "waits_keyframe")
+    __slots__ = ("audio_clock", "copied", "elementary", "heard", "last_dts", "waits_keyframe")
 
     def __init__(self, elementary: ElementaryStream) -> None:
         self.elementary = elementary
         self.audio_clock: AudioClock | None = None
         self.copied: Track | None = None
+        self.heard = False
         self.last_dts = -(1 << 62)
         self.waits_keyframe = elementary.codec.kind is Kind.VIDEO
 
@@ -75,16 +76,17 @@ class Assembler:
         return self._publication
 
     def configure(self, codec: Codec, track_id: int, record: bytes, now: float) -> None:
-        """A sequence header. Raises LimitExceeded on too many tracks; one that cannot be read counts as a bad frame."""
-        if self._first_at is None:
-            self._first_at = now
+        """A sequence header, or what stands for it (SDP). Raises LimitExceeded on too many tracks; an unreadable one counts as a bad frame.
+
+        It announces, no more: a track is told with its first frame. Players of HLS wait for the sound of a camera whose microphone is off.
+        """
         stream = self._stream(codec, track_id)
         try:
             track = stream.elementary.configure(record)
         except ProtocolError as e:
             self.bad_frame(e)
             return
-        if track is not None:
+        if track is not None and stream.heard:
             self._adopt(stream, track, now)
 
     def frame(self, codec: Codec, track_id: int, data: bytes, ms: int, composition_ms: float, now: float, ticks: int = 0) -> None:
@@ -134,6 +136,9 @@ class Assembler:
             self.drop("no-configuration")
             return None
         self._bad = 0
+        if not stream.heard:
+            stream.heard = True
+            unit = unit._replace(track=stream.elementary.track)
         return Parsed(stream, unit)
 
     def put(self, parsed: Parsed, ticks: int, now: float, also: int | None = None, pts: int | None = None) -> bool:
@@ -154,6 +159,7 @@ class Assembler:
             renewed = replace(track, id=copy.elementary.id, layer="")
             if renewed != copy.elementary.track:
                 copy.elementary.track = new = renewed
+                copy.heard = True
                 copy.waits_keyframe = True
                 if self._pending is not None:
                     # what waits under the old track will not be shown
@@ -233,7 +239,7 @@ class Assembler:
 
     def _complete(self, now: float) -> bool:
         """All that was announced is there; where nothing was, one of each kind."""
-        known = {s.elementary.track.id for s in self._streams.values() if s.elementary.track}
+        known = {track.id for track in self._tracks()}
         if not self._expected:
             return len({ident & 1 for ident in known}) == len(self._kinds)
         if known >= self._expected:
@@ -242,7 +248,7 @@ class Assembler:
         return kinds and self._first_at is not None and now - self._first_at >= LAYER_WAIT
 
     def _tracks(self) -> tuple[Track, ...]:
-        known = [s.elementary.track for s in self._streams.values() if s.elementary.track is not None]
+        known = [s.elementary.track for s in self._streams.values() if s.heard and s.elementary.track is not None]
         return tuple(sorted(known, key=lambda t: t.id))
 
     def _emit(self, packet: Packet) -> None:

@@ -83,6 +83,21 @@ def test_announced_audio_that_never_comes_does_not_hold_the_video(assembler: Ass
     assert len(sink.packets) == 60
 
 
+def test_sound_that_is_configured_is_told_once_it_comes(assembler: Assembler, sink: Sink) -> None:
+    """RTMP's sequence header, SDP's config of a camera whose microphone is off: a player told of sound waits for it."""
+    assembler.configure(Codec.H264, 0, AVCC, 0.0)
+    assembler.configure(Codec.AAC, 0, ASC, 0.0)
+    for i in range(60):
+        assembler.frame(Codec.H264, 0, IDR, i * 40, 0, i * 0.04)
+    assert [[t.codec for t in tracks] for tracks in sink.tracks] == [[Codec.H264]]
+    assert len(sink.packets) == 60
+    assembler.configure(Codec.AAC, 0, ASC, 2.4)
+    assert not sink.gaps
+    assembler.frame(Codec.AAC, 0, b"\x21\x10", 2400, 0, 2.4)
+    assert [t.codec for t in sink.tracks[-1]] == [Codec.H264, Codec.AAC]
+    assert sink.gaps == ["track-changed"]
+
+
 def test_parameter_sets_in_band_only(assembler: Assembler, sink: Sink) -> None:
     unit = b"".join(len(n).to_bytes(4, "big") + n for n in (SPS, PPS)) + IDR
     assembler.frame(Codec.H264, 0, SLICE, 0, 0, 0.0)
