@@ -43,7 +43,7 @@ BENCHES = {
     "webrtc_ingest": Bench("WHIP publishers", 150, quick=("-n", "5", "--seconds=4")),
     "webhooks": Bench("webhook deliveries to a local sink", 240, quick=("--count=2000", "--events=12", "--pending=5000")),
     "latency": Bench("glass-to-glass latency", 120, quick=("--seconds=6",)),
-    "recording": Bench("recordings beside FFmpeg -c copy -f segment", 300, quick=("-n", "20", "--seconds=6")),
+    "recording": Bench("recordings beside FFmpeg -c copy -f segment", 420, quick=("-n", "20", "--seconds=6")),
     "pull": Bench("RTSP cameras beside FFmpeg -c copy to null", 150, quick=("-n", "20", "--seconds=6")),
     "push": Bench("simulcast by RTMP beside FFmpeg -c copy", 180, quick=("-n", "10", "--seconds=6")),
     "srt": Bench("SRT publishers beside FFmpeg -c copy", 150, quick=("-n", "4", "--seconds=5")),
