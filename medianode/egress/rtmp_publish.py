@@ -26,6 +26,8 @@ WATCHED = 4096
 """A server acknowledges, says a status and seldom pings: some bytes a second."""
 LEAP = 1.0
 """Seconds that media time may differ from what has passed, before it is taken for another timeline."""
+STEP = 0.005
+"""Seconds at least by which another timeline is later: dts and the delay of pictures are each rounded to milliseconds."""
 _CONFIGURED = frozenset({Codec.H264, Codec.HEVC, Codec.AV1, Codec.VP9, Codec.AAC, Codec.OPUS, Codec.FLAC})
 
 
@@ -50,7 +52,7 @@ class Stamps:
         if self._origin is None:
             self._origin = seconds
         elif self._breaks:
-            passed = max(0.0, packet.received_at - self._received_at)
+            passed = max(STEP, packet.received_at - self._received_at)
             expected = self.last / 1000 + passed
             if abs(seconds - self._origin - expected) > LEAP:
                 self._origin = seconds - expected

@@ -45,8 +45,17 @@ def test_cached_packets_of_before_the_gap_do_not_go_back() -> None:
     stamps.place(video(10.0, 1.0))
     stamps.place(video(20.0, 11.0))
     stamps.break_off()
-    assert stamps.place(video(16.0, 7.0)) == 10_000
-    assert stamps.place(video(16.5, 7.5)) == 10_500
+    assert stamps.place(video(16.0, 7.0)) == 10_005
+    assert stamps.place(video(16.5, 7.5)) == 10_505
+
+
+def test_an_encoder_that_is_back_in_the_moment_of_a_slate_s_picture_is_shown_after_it() -> None:
+    stamps = Stamps()
+    stamps.place(video(1.0, 1.0))
+    stamps.break_off()
+    assert stamps.place(video(70_000.0, 1.0)) == 5
+    stamps.break_off()
+    assert stamps.place(video(0.0, 1.0004)) == 10
 
 
 def test_the_key_beside_the_url() -> None:
