@@ -53,7 +53,7 @@ need:
 
 test: need unit      ## all tests; installs what they need where it may (Debian packages by apt-get)
 	$(BIN)/pytest -q -n 2 tests/property
-	$(BIN)/pytest -q -n 3 --dist loadfile -m "not alone" tests/integration tests/interop
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "not alone" tests/integration tests/interop
 	$(BIN)/pytest -q -m alone tests/integration tests/interop tests/soak
 
 soak: venv-dev       ## ten minutes of churn
